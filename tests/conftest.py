@@ -1,0 +1,17 @@
+"""Shared fixtures: the real weights and data that lie beside the repository, where they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ASSETS = Path(__file__).resolve().parents[2] / "shared" / "assets"
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """The folder of real weights and pictures; tests that need it skip where it is missing."""
+    if not ASSETS.is_dir():
+        pytest.skip("the real weights and pictures (../shared/assets) are not on this machine")
+    return ASSETS
