@@ -1,0 +1,8 @@
+"""Pretrained networks behind roles, sites, points and token slots, whatever a family says."""
+
+from gistcli.backbones.base import Backbone
+from gistcli.backbones.layout import Features, TokenLayout
+from gistcli.backbones.loading import open_backbone
+from gistcli.backbones.sites import Point, Site, Switch
+
+__all__ = ["Backbone", "Features", "Point", "Site", "Switch", "TokenLayout", "open_backbone"]

@@ -1,0 +1,60 @@
+"""Where each kind of token stands in the sequence, and what a forward pass yields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+SLOTS = ("cls", "gist", "prompts", "registers", "patches")
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """Named slices of the token axis inside the blocks, in the order of SLOTS.
+
+    Attributes:
+        lengths: number of tokens of each slot.
+        grid: rows and columns of the patch tokens; rows * columns == lengths["patches"].
+    """
+
+    lengths: Mapping[str, int]
+    grid: tuple[int, int]
+
+    def span(self, slot: str) -> slice:
+        """The positions of a slot; an empty slice where the backbone has none."""
+        start = 0
+        for name in SLOTS:
+            stop = start + self.lengths.get(name, 0)
+            if name == slot:
+                return slice(start, stop)
+            start = stop
+        raise KeyError(f"{slot!r} is no slot; slots are {', '.join(SLOTS)}")
+
+    @property
+    def patches(self) -> slice:
+        """The positions of the patch tokens."""
+        return self.span("patches")
+
+    @property
+    def total(self) -> int:
+        """Tokens in all."""
+        return sum(self.lengths.values())
+
+
+class Features(NamedTuple):
+    """What one forward pass yields.
+
+    Attributes:
+        tokens: (B, T, D) after the last norm, inserted tokens included: `layout` names the slices.
+        pooled: (B, D) what the head reads.
+        logits: (B, K).
+        layout: where each kind of token stands in `tokens`, and at every site inside the blocks.
+    """
+
+    tokens: Tensor
+    pooled: Tensor
+    logits: Tensor
+    layout: TokenLayout

@@ -1,0 +1,1 @@
+"""Ways to adapt a backbone: each one file, one class, one line in the registry."""

@@ -1,0 +1,278 @@
+"""Method (what the recipe says) and Tuner (what is attached): the one interface of all methods."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, NoReturn
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from gistcli.backbones.base import Backbone
+from gistcli.backbones.layout import Features
+from gistcli.backbones.sites import Site, Switch
+from gistcli.errors import NotMergeable, NotSupported, Refused, WeightsError
+from gistcli.methods.owning import OwnedParameters
+
+Group = Literal["method", "gist", "head"]
+Patch = Callable[[Tensor], Tensor]
+Criterion = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """Optimiser settings that a method asks for where the recipe is silent."""
+
+    lr: float
+    head_lr: float
+    weight_decay: float
+    clip_norm: float | None = None
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a method with these options can do.
+
+    Attributes:
+        merge: None where it becomes plain weights, else the reason why not.
+        clusters: `Tuner.clusters` exists.
+        gateable: acts through sites and points only, so that a token gate reaches all of it.
+        tokens: puts tokens into the sequence.
+        low_rank: can be written as an exact LoRA folder.
+    """
+
+    merge: str | None
+    clusters: bool = False
+    gateable: bool = True
+    tokens: bool = False
+    low_rank: bool = False
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One trained tensor, its group in the optimiser, and whether weight decay applies."""
+
+    parameter: nn.Parameter
+    group: Group
+    decay: bool
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The update of one linear map as B A: `a` (r, d_in), `b(W)` (d_out, r) for W (d_out, d_in)."""
+
+    a: Tensor
+    b: Patch
+
+
+@dataclass(frozen=True)
+class Merged:
+    """How to turn the base's stored tensors into tuned ones, one at a time, in float32.
+
+    Attributes:
+        patches: stored key -> function of the base tensor (float32) that yields the tuned one.
+        new: tensors that replace or join the stored ones whatever those hold (the head).
+        model_args: arguments of the architecture that change (register tokens).
+        low_rank: module name -> its update as B A, where every patch is one of these.
+    """
+
+    patches: Mapping[str, Patch]
+    new: Mapping[str, Tensor]
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    low_rank: Mapping[str, LowRank] = field(default_factory=dict)
+
+
+class Method(BaseModel, abc.ABC):
+    """A method and its hyper-parameters: frozen, validated, attached to a backbone by `attach`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    name: ClassVar[str]
+    """Name in the registry."""
+    summary: ClassVar[str]
+    """One line for `gist list methods`."""
+    recommended: ClassVar[Mapping[str, Recommended]]
+    """Optimiser settings by modality (`vision`)."""
+
+    @abc.abstractmethod
+    def capabilities(self) -> Capabilities:
+        """What this method can do with these options."""
+
+    @abc.abstractmethod
+    def attach(self, backbone: Backbone) -> Tuner:
+        """Put the method on a backbone, whose parameters are frozen from then on.
+
+        Raises:
+            NotSupported: the backbone is compiled, or is of a kind that cannot carry the method.
+            UnknownName: a target that matches nothing.
+            Refused: nothing to train.
+        """
+
+
+class Tuner(nn.Module):
+    """A method attached to a backbone: it holds what is trained and drives the forward pass.
+
+    The backbone stays outside this module's tree (an Objective registers both). Hooks read
+    parameters through the tuner's attributes at every call: a captured Parameter would go on
+    being used after it was replaced, by `load_state` or by sharding.
+    """
+
+    def __init__(self, method: Method, backbone: Backbone) -> None:
+        super().__init__()
+        backbone.require_uncompiled()
+        backbone.freeze()
+        self.method = method
+        self.switch = Switch()
+        self.sites: list[Site] = []
+        object.__setattr__(self, "_backbone", backbone)
+        self.owned = OwnedParameters(backbone)
+        self.owned.take(backbone.head_names(), "head")
+
+    @property
+    def backbone(self) -> Backbone:
+        """The network that this tuner drives."""
+        backbone: Backbone = self.__dict__["_backbone"]
+        return backbone
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Features:
+        """The only route to the backbone."""
+        features: Features = self.backbone(batch)
+        return features
+
+    def step(self) -> AbstractContextManager[None]:
+        """Surrounds all micro-batches of one optimiser step, and evaluation."""
+        return nullcontext()
+
+    def fired(self) -> set[str]:
+        """Names of the sites that have acted."""
+        return self.switch.fired
+
+    def own(self, names: Sequence[str]) -> None:
+        """Train these parameters of the backbone: fresh float32 ones take their place."""
+        self.owned.take(names, "method")
+
+    def trainable(self) -> dict[str, Trained]:
+        """Everything that is trained, by name, each shared tensor once."""
+        found: dict[str, Trained] = {}
+        for name, parameter in self.named_parameters():
+            found[name] = Trained(parameter, "method", self.decays(name, parameter))
+        for name, (parameter, group) in self.owned.items():
+            assert name not in found, f"{name} is a parameter of the tuner and of the backbone"
+            found[name] = Trained(parameter, group, parameter.ndim > 1)
+        return found
+
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        """Whether weight decay applies to one of the method's own tensors."""
+        return parameter.ndim > 1
+
+    def idle(self) -> set[str]:
+        """Names of trained tensors that can get no gradient."""
+        return set()
+
+    def auxiliary(
+        self, features: Features, batch: Mapping[str, Tensor], criterion: Criterion
+    ) -> dict[str, Tensor]:
+        """Further losses by name, each already weighted."""
+        return {}
+
+    def require_trainable(self) -> None:
+        """Refuse a method that finds nothing to train.
+
+        Raises:
+            Refused: no trained tensor beside the head, in a method that is more than its head.
+        """
+        if not any(t.group == "method" for t in self.trainable().values()):
+            raise Refused(
+                f"{self.method.name} finds nothing to train in {self.backbone.architecture}.",
+                "Choose other targets or layers, or another method.",
+            )
+
+    # --- state ------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything trained, detached, by name."""
+        return {name: t.parameter.detach() for name, t in self.trainable().items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over a state; the tensors are copied to the device and dtype of the trained ones.
+
+        Raises:
+            WeightsError: keys or shapes differ; all differences in one message.
+        """
+        own = self.trainable()
+        problems = [f"missing {n}" for n in own if n not in state]
+        problems += [f"unexpected {n}" for n in state if n not in own]
+        for name in own.keys() & state.keys():
+            here, there = tuple(own[name].parameter.shape), tuple(state[name].shape)
+            if here != there:
+                problems.append(f"{name} has shape {list(there)}, expected {list(here)}")
+            elif own[name].parameter.is_meta or state[name].is_meta:
+                problems.append(f"{name} has no storage (meta device)")
+        if problems:
+            raise WeightsError(
+                f"The trained state does not fit {self.method.name}: {'; '.join(problems)}.",
+                "Use the recipe and the backbone that the state was trained with.",
+            )
+        for name, tensor in state.items():
+            parameter = own[name].parameter
+            parameter.data = tensor.detach().to(parameter, copy=True)
+
+    # --- leaving ----------------------------------------------------------------------------
+
+    def merge(self) -> Merged:
+        """The tuned network as patches of the stored tensors; needs no backbone in memory.
+
+        Raises:
+            NotMergeable: with the reason and what to do.
+        """
+        reason = self.method.capabilities().merge
+        if reason is not None:
+            raise NotMergeable(
+                f"{self.method.name} cannot become plain weights: {reason}.",
+                "Keep the run directory, or export with `gist merge --format onnx`.",
+            )
+        new = {n: p.detach() for n, (p, group) in self.owned.items() if group == "head"}
+        return self._merged(new)
+
+    def _merged(self, head: Mapping[str, Tensor]) -> Merged:
+        raise NotImplementedError(f"{type(self).__name__} says that it merges")
+
+    def clusters(self, site: Site) -> Tensor:
+        """(d_out, M): directions of the site's output space, each a soft cluster of tokens.
+
+        Raises:
+            NotSupported: the method has no clusters.
+        """
+        raise NotSupported(
+            f"{self.method.name} has no clusters to show.",
+            "`gist list methods` shows which methods have them (gift).",
+        )
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Inside, the backbone computes what it computed before `attach`, bit for bit."""
+        was = self.switch.enabled
+        self.switch.enabled = False
+        self.owned.swap_out()
+        try:
+            yield
+        finally:
+            self.switch.enabled = was
+            self.owned.swap_in()
+
+    def detach(self) -> None:
+        """Leave the backbone as it was before `attach`."""
+        self.switch.release()
+        self.owned.release()
+
+    def __deepcopy__(self, memo: object) -> NoReturn:
+        raise TypeError("a copied tuner would go on driving the original's backbone: attach anew")
+
+
+def full_precision(shape: Sequence[int], like: Tensor) -> Tensor:
+    """An empty float32 tensor on the device of `like`."""
+    return torch.empty(*shape, dtype=torch.float32, device=like.device)

@@ -1,0 +1,116 @@
+"""Training parameters of the backbone itself, so that the pretrained ones can be put back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from gistcli.backbones.base import Backbone
+
+
+class OwnedParameters:
+    """Fresh float32 parameters in the place, and under the name, of pretrained ones.
+
+    They live in the backbone's tree only (a parameter in two trees cannot be sharded). All aliases
+    of a tied parameter change together.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+        self._places: dict[str, list[tuple[nn.Module, str]]] = {}
+        self._pretrained: dict[str, nn.Parameter] = {}
+        self._trained: dict[str, nn.Parameter] = {}
+        self._groups: dict[str, Literal["method", "head"]] = {}
+        self._casts: list[RemovableHandle] = []
+        self._inside = True
+
+    def take(self, names: Sequence[str], group: Literal["method", "head"]) -> None:
+        """Own these parameters of `backbone.model`.
+
+        Raises:
+            ValueError: one of them is owned already, by this tuner or another one.
+        """
+        aliases = _aliases(self._backbone.model)
+        for name in names:
+            module, last = self._backbone.parameter_owner(name)
+            old = module._parameters[last]
+            if old is None or getattr(old, "_gist_owned", False):
+                raise ValueError(f"{name} is already trained, or does not exist")
+            new = nn.Parameter(old.detach().to(torch.float32, copy=True))
+            new._gist_owned = True  # type: ignore[attr-defined]
+            self._places[name] = aliases[id(old)]
+            self._pretrained[name], self._trained[name] = old, new
+            self._groups[name] = group
+            if old.dtype != torch.float32:
+                self._cast_around(module, keep_output=group == "head")
+        self.swap_in()
+
+    def _cast_around(self, module: nn.Module, *, keep_output: bool) -> None:
+        """Let a module with float32 parameters stand in a network of lower precision."""
+
+        def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            if not self._inside or torch.is_autocast_enabled(args[0].device.type):
+                return None
+            return tuple(a.float() if a.is_floating_point() else a for a in args)
+
+        self._casts.append(module.register_forward_pre_hook(before))
+        if not keep_output:
+            dtype = next(iter(self._pretrained.values())).dtype
+
+            def after(module: nn.Module, args: tuple[Any, ...], y: Tensor) -> Tensor | None:
+                return y.to(dtype) if self._inside else None
+
+            self._casts.append(module.register_forward_hook(after))
+
+    def items(self) -> Iterator[tuple[str, tuple[nn.Parameter, Literal["method", "head"]]]]:
+        """Name, trained parameter and group.
+
+        The parameter is read from its module, where sharding may have replaced it.
+        """
+        for name, places in self._places.items():
+            module, last = places[0]
+            parameter = module._parameters[last] if self._inside else self._trained[name]
+            assert parameter is not None, name
+            yield name, (parameter, self._groups[name])
+
+    def swap_in(self) -> None:
+        """The trained parameters take their places."""
+        for name, places in self._places.items():
+            for module, last in places:
+                module._parameters[last] = self._trained[name]
+        self._inside = True
+
+    def swap_out(self) -> None:
+        """The pretrained parameters come back."""
+        for name, places in self._places.items():
+            module, last = places[0]
+            current = module._parameters[last]
+            assert current is not None, name
+            self._trained[name] = current
+            for module, last in places:
+                module._parameters[last] = self._pretrained[name]
+        self._inside = False
+
+    def release(self) -> None:
+        """Put everything back for good."""
+        if self._inside:
+            self.swap_out()
+        for handle in self._casts:
+            handle.remove()
+        for table in (self._places, self._pretrained, self._trained, self._groups):
+            table.clear()
+        self._casts.clear()
+
+
+def _aliases(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+    """Every place where a parameter stands, by identity."""
+    places: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        for last, parameter in module._parameters.items():
+            if parameter is not None:
+                places.setdefault(id(parameter), []).append((module, last))
+    return places
