@@ -1,0 +1,1 @@
+"""What a run leaves behind and what it is turned into: run directories and exports."""

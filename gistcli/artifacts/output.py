@@ -1,0 +1,103 @@
+"""The folder that an export goes to, and the receipt that lies in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gistcli import atomic
+from gistcli.artifacts.rounding import Rounding, worst
+from gistcli.errors import Refused
+
+RECEIPT = "merge.json"
+OURS = {
+    "README.md", "adapter_config.json", "adapter_model.safetensors", "config.json",
+    "model.onnx", "model.onnx.data", "model.safetensors", "onnx.json", RECEIPT,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What was written and how it was checked; `merge.json` and the command's answer.
+
+    Attributes:
+        tensors: how many were patched, new (the head), resampled (another image size), unchanged.
+        max_abs_logit_difference: against the reference; None where none was given or asked for.
+        verified: read back bit for bit, and the logits compared where there was a reference.
+        advice: on the choice of the dtype; may be empty.
+        notes: what a reader of the receipt should know.
+    """
+
+    output: Path
+    format: str
+    dtype: str
+    scale: float = 1.0
+    tensors: dict[str, int] = field(default_factory=dict)
+    max_abs_logit_difference: float | None = None
+    verified: bool = False
+    rounding: Sequence[Rounding] = ()
+    advice: str = ""
+    notes: Sequence[str] = ()
+
+    @property
+    def tensors_changed(self) -> int:
+        """Tensors that are not those of the base, the head among them."""
+        return sum(n for kind, n in self.tensors.items() if kind != "unchanged")
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "output": str(self.output),
+            "format": self.format,
+            "dtype": self.dtype,
+            "scale": self.scale,
+            "tensors_changed": self.tensors_changed,
+            "tensors": self.tensors,
+            "max_abs_logit_difference": self.max_abs_logit_difference,
+            "worst_relative_rounding": worst(self.rounding),
+            "verified": self.verified,
+            "advice": self.advice,
+            "notes": list(self.notes),
+            "per_tensor": [r.as_dict() for r in self.rounding],
+        }
+
+
+def check_output(output: Path, sources: Iterable[Path] = ()) -> None:
+    """Whether an export may take this place; call it before anything is computed.
+
+    Raises:
+        Refused: the folder holds something that no earlier export wrote, or the base itself.
+    """
+    if output.exists() and not output.is_dir():
+        raise Refused(f"{output} is a file.", "Choose another output folder.")
+    if not output.is_dir():
+        return
+    found = sorted(p.name for p in output.iterdir())
+    foreign = [name for name in found if name not in OURS]
+    if found and (foreign or RECEIPT not in found):
+        shown = ", ".join((foreign or found)[:5])
+        raise Refused(
+            f"{output} exists and is no folder that `gist merge` wrote: it holds {shown}.",
+            "Choose another output folder, or empty this one.",
+        )
+    if any(output.resolve() == source.resolve().parent for source in sources):
+        raise Refused(
+            f"{output} holds the weights that this merge starts from.",
+            "Choose another output folder.",
+        )
+
+
+@contextmanager
+def export_folder(output: Path, sources: Iterable[Path] = ()) -> Iterator[Path]:
+    """A folder to fill that becomes `output` on success; on failure an earlier one stays.
+
+    Raises:
+        Refused: as `check_output`.
+        StorageError: the disk is full or may not be written.
+    """
+    check_output(output, sources)
+    with atomic.atomic_directory(output, overwrite=True) as folder:
+        yield folder

@@ -1,0 +1,143 @@
+"""The tensors of a merged network, each computed when it is asked for, in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gistcli.artifacts import rounding
+from gistcli.artifacts.rounding import Rounding
+from gistcli.artifacts.sources import WeightSource
+from gistcli.artifacts.tensors import Pending, Written, write_stream
+from gistcli.errors import Refused, WeightsError
+from gistcli.methods.base import Merged
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """What becomes of every tensor of the base.
+
+    A patched tensor is W + scale (W' - W), where W' = patch(W) in float32; the head is the tuned
+    one at every scale, because the base has none for these classes.
+
+    Attributes:
+        source: the base's tensors.
+        merged: what the method makes of them.
+        extra: tensors of the base that another image size changed (position embeddings).
+        dtype: of all floating tensors; None for that of the stored one.
+        scale: 0 for the base, 1 for the tuned network.
+
+    Raises:
+        WeightsError: a patch for a tensor that the base does not have.
+    """
+
+    source: WeightSource
+    merged: Merged
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    dtype: torch.dtype | None = None
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        missing = sorted(self.merged.patches.keys() - self.source.layout().keys() - {*self.extra})
+        if missing:
+            where = ", ".join(map(str, self.source.files)) or "the network in memory"
+            raise WeightsError(
+                f"{where} has no {', '.join(missing)}, which the method changes.",
+                "Use the base that the run was trained on.",
+            )
+
+    def dtypes(self) -> dict[str, torch.dtype]:
+        """Key -> dtype of every tensor that is written."""
+        stored = {key: dtype for key, (dtype, _) in self.source.layout().items()}
+        main = self.source.main_dtype
+        keys = {*stored, *self.extra, *self.merged.new}
+        return {key: self._target(stored.get(key), main) for key in sorted(keys)}
+
+    def _target(self, stored: torch.dtype | None, main: torch.dtype) -> torch.dtype:
+        if stored is not None and not stored.is_floating_point:
+            return stored
+        return self.dtype or stored or main
+
+    def count(self, measured: Iterable[Rounding]) -> dict[str, int]:
+        """How many tensors are patched (and moved by it), new, resampled and unchanged."""
+        keys, new = set(self.dtypes()), set(self.merged.new)
+        patched = {r.key for r in measured if r.relative_change}
+        kinds = {
+            "patched": len(patched - new),
+            "new": len(new),
+            "resampled": len(keys & {*self.extra} - new - patched),
+        }
+        return {**kinds, "unchanged": len(keys) - sum(kinds.values())}
+
+    def compute(self, key: str) -> tuple[Tensor, Tensor | None]:
+        """A tensor before the cast, and the base's float32 one where it was patched."""
+        if key in self.merged.new:
+            return self.merged.new[key].detach().cpu(), None
+        stored = self.extra[key].detach().cpu() if key in self.extra else self.source.read(key)
+        patch = self.merged.patches.get(key)
+        if patch is None:
+            return stored, None
+        base = stored.to(torch.float32, copy=True)
+        tuned = patch(base.clone()).detach().cpu()
+        if self.scale != 1:
+            tuned = base + self.scale * (tuned - base) if self.scale else base
+        return tuned, base
+
+    def pending(self, measured: list[Rounding], tick: Callable[[], None]) -> Iterator[Pending]:
+        """Every tensor as the writer wants it; what the casts lose is added to `measured`."""
+        for key, dtype in self.dtypes().items():
+            yield Pending(key, dtype, self._maker(key, dtype, measured, tick))
+
+    def _maker(
+        self, key: str, dtype: torch.dtype, measured: list[Rounding], tick: Callable[[], None]
+    ) -> Callable[[], Tensor]:
+        @torch.no_grad()
+        def make() -> Tensor:
+            tuned, base = self.compute(key)
+            if base is not None:
+                measured.append(rounding.measure(key, base, tuned, dtype))
+            written = tuned.to(dtype)
+            _require_finite(key, tuned, written, dtype)
+            tick()
+            return written
+
+        return make
+
+    def write(
+        self, path: Path, tick: Callable[[], None] = lambda: None
+    ) -> tuple[dict[str, Written], list[Rounding]]:
+        """Stream all tensors into a safetensors file.
+
+        Returns:
+            what was written, by key, and the rounding of every patched tensor, in key order.
+
+        Raises:
+            StorageError, WeightsError: the disk or the base fails.
+            Refused: a value that the dtype cannot hold.
+        """
+        measured: list[Rounding] = []
+        with self.source:
+            written = write_stream(path, self.pending(measured, tick), {"format": "pt"})
+        return written, sorted(measured, key=lambda r: r.key)
+
+
+def floats(dtypes: Iterable[torch.dtype]) -> set[torch.dtype]:
+    """The floating ones."""
+    return {d for d in dtypes if d.is_floating_point}
+
+
+def _require_finite(key: str, tuned: Tensor, written: Tensor, dtype: torch.dtype) -> None:
+    if written.is_floating_point() and not torch.isfinite(written).all():
+        if torch.isfinite(tuned).all():
+            raise Refused(
+                f"{key} holds {float(tuned.abs().max()):.3g}, which {dtype} cannot.",
+                "Use `--dtype bfloat16` or `--dtype float32`.",
+            )
+        raise WeightsError(
+            f"{key} holds values that are not finite.",
+            "The base or the run is damaged; a diverged run cannot be merged.",
+        )

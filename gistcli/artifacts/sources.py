@@ -1,0 +1,137 @@
+"""Where a merge reads the base's tensors from: its files, or the network in memory."""
+
+from __future__ import annotations
+
+import abc
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gistcli.artifacts.tensors import DTYPES, open_tensors
+from gistcli.backbones.base import Backbone
+from gistcli.errors import WeightsError
+
+
+class WeightSource(abc.ABC):
+    """Named tensors, read one at a time inside `with source:`.
+
+    Attributes:
+        files: where they lie; empty for a network in memory.
+    """
+
+    files: tuple[Path, ...] = ()
+
+    @abc.abstractmethod
+    def layout(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Dtype and shape of every tensor, by key."""
+
+    @abc.abstractmethod
+    def read(self, key: str) -> Tensor:
+        """One tensor, on the CPU; not to be written to."""
+
+    def __enter__(self) -> WeightSource:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        return None
+
+    @property
+    def main_dtype(self) -> torch.dtype:
+        """The floating dtype that most elements are stored in; float32 where there is none."""
+        elements: Counter[torch.dtype] = Counter()
+        for dtype, shape in self.layout().values():
+            if dtype.is_floating_point:
+                elements[dtype] += int(torch.Size(shape).numel())
+        return elements.most_common(1)[0][0] if elements else torch.float32
+
+
+class FileSource(WeightSource):
+    """The tensors of one or several safetensors files, memory-mapped.
+
+    Raises:
+        WeightsError: a file is missing or damaged (at once, not when it is read).
+    """
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        self.files = tuple(Path(f) for f in files)
+        self._stack = ExitStack()
+        self._readers: dict[str, Any] = {}
+        self._layout: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
+        for path in self.files:
+            with open_tensors(path) as reader:
+                for key in reader.keys():  # noqa: SIM118 - a reader is no mapping
+                    part = reader.get_slice(key)
+                    self._layout[key] = (_dtype(path, key, part), tuple(part.get_shape()))
+
+    def layout(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """From the headers alone."""
+        return self._layout
+
+    def read(self, key: str) -> Tensor:
+        """A view of the file."""
+        tensor: Tensor = self._readers[key].get_tensor(key)
+        return tensor
+
+    def __enter__(self) -> FileSource:
+        for path in self.files:
+            reader = self._stack.enter_context(open_tensors(path))
+            self._readers.update(dict.fromkeys(reader.keys(), reader))
+        return self
+
+    def __exit__(self, *exit: Any) -> None:
+        self._readers.clear()
+        self._stack.close()
+
+
+def _dtype(path: Path, key: str, part: Any) -> torch.dtype:
+    code = part.get_dtype()
+    if code not in DTYPES:
+        raise WeightsError(
+            f"{path}: {key} is stored as {code}, which is not merged.",
+            f"Use weights in one of {', '.join(DTYPES)}.",
+        )
+    return DTYPES[code]
+
+
+class StateSource(WeightSource):
+    """The tensors of a state dict, for networks whose stored keys are not those in memory."""
+
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
+        self._state = dict(state)
+
+    def layout(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """From the tensors."""
+        return {key: (t.dtype, tuple(t.shape)) for key, t in self._state.items()}
+
+    def read(self, key: str) -> Tensor:
+        """The tensor itself."""
+        return self._state[key].detach().cpu()
+
+
+def weight_source(backbone: Backbone) -> WeightSource:
+    """The base's files where they hold what is in memory under the same keys, else the memory.
+
+    Call it inside `tuner.disabled()`: the network in memory must hold the pretrained tensors.
+    Stored tensors that the network does not have stay as they are: the family drops them on loading.
+    """
+    state = backbone.model.state_dict()
+    if not backbone.origin.weights:
+        return StateSource(state)
+    stored = FileSource(backbone.origin.weights)
+    resized = {*backbone.head_names(), *backbone.resampled()}
+    layout = stored.layout()
+    same = all(k in layout and layout[k][1] == tuple(t.shape) for k, t in state.items()
+               if k not in resized)  # fmt: skip
+    return stored if same else StateSource(state)
+

@@ -1,0 +1,121 @@
+"""Reading back what was written, before anybody sees it.
+
+Two proofs: every stored tensor is, bit for bit, the computed one cast to the dtype of the file; and
+the folder, loaded as a fresh network by timm, gives the logits of the tuned one on real inputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from gistcli.artifacts.tensors import Written, dtype_name, open_tensors, raw_bytes
+from gistcli.errors import VerificationFailed
+
+FP32_TOLERANCE = 1e-4
+KEPT = "Nothing was written in its place; please report this with the versions in environment.json."
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Real inputs with the tuned network's answers.
+
+    Attributes:
+        pixels: (B, 3, H, W), normalised as the network wants them; verified on their device.
+        logits: (B, K), computed in float32 with the tuner attached.
+    """
+
+    pixels: Tensor
+    logits: Tensor
+
+
+def verify_file(path: Path, written: Mapping[str, Written]) -> None:
+    """Read every tensor back and compare it with what was computed, bit for bit.
+
+    Raises:
+        VerificationFailed: keys, shapes, dtypes or contents differ; all of them named.
+    """
+    problems = []
+    with open_tensors(path) as reader:
+        keys = set(reader.keys())
+        problems += [f"{key} is missing" for key in sorted(written.keys() - keys)]
+        problems += [f"{key} is unexpected" for key in sorted(keys - written.keys())]
+        for key in sorted(keys & written.keys()):
+            tensor, wanted = reader.get_tensor(key), written[key]
+            found = (tensor.dtype, tuple(tensor.shape))
+            if found != (wanted.dtype, wanted.shape):
+                problems.append(f"{key} is {dtype_name(tensor.dtype)} {list(tensor.shape)}")
+            elif hashlib.sha256(raw_bytes(tensor)).hexdigest() != wanted.sha256:
+                problems.append(f"{key} holds other values than those computed")
+    if problems:
+        shown = "; ".join(problems[:10]) + ("; ..." if len(problems) > 10 else "")
+        raise VerificationFailed(f"{path.name}, read back: {shown}.", KEPT)
+
+
+def load_timm_folder(folder: Path) -> nn.Module:
+    """A fresh network from a `local-dir` folder, float32, in evaluation mode."""
+    model: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    return model.float().eval()
+
+
+def logit_difference(model: nn.Module, reference: Reference) -> float:
+    """Largest absolute difference between the network's logits and those of the reference.
+
+    Raises:
+        VerificationFailed: another number of classes, or a logit that is not finite.
+    """
+    model = model.to(reference.pixels.device)
+    with torch.inference_mode():
+        parts = [model(pixels).float() for pixels in reference.pixels.split(32)]
+    logits, wanted = torch.cat(parts).cpu(), reference.logits.detach().float().cpu()
+    return largest_difference(logits, wanted)
+
+
+def largest_difference(logits: Tensor, wanted: Tensor) -> float:
+    """Largest absolute difference between two (B, K) tensors of logits.
+
+    Raises:
+        VerificationFailed: another number of classes, or a logit that is not finite.
+    """
+    if logits.shape != wanted.shape:
+        raise VerificationFailed(
+            f"The written network gives logits of shape {list(logits.shape)}, "
+            f"the tuned one {list(wanted.shape)}.",
+            KEPT,
+        )
+    if not torch.isfinite(logits).all():
+        raise VerificationFailed(
+            "The written network gives logits that are not finite.",
+            "Write it with `--dtype float32`: the chosen dtype may not hold the largest weights.",
+        )
+    return float((logits - wanted).abs().max())
+
+
+def require_close(difference: float, *, exact: bool, max_drift: float | None) -> None:
+    """Hold the limits on the logits.
+
+    Args:
+        difference: as `logit_difference` gives it.
+        exact: all tensors were written in float32, so that only the order of sums may differ.
+        max_drift: the user's limit, if any.
+
+    Raises:
+        VerificationFailed: above 1e-4 where `exact`, or above `max_drift`.
+    """
+    if exact and difference > FP32_TOLERANCE:
+        raise VerificationFailed(
+            f"The written float32 network differs from the tuned one by {difference:.3g} in a "
+            f"logit; {FP32_TOLERANCE:g} is allowed.",
+            KEPT,
+        )
+    if max_drift is not None and difference > max_drift:
+        raise VerificationFailed(
+            f"A logit drifts by {difference:.3g}, more than --max-drift {max_drift:g}.",
+            "Write it with `--dtype float32`, or allow a larger drift.",
+        )
