@@ -1,0 +1,212 @@
+"""Who is in which split: carving, groups, few shots, and `splits.csv`.
+
+Nothing here uses a generator: names are ordered by a hash of (seed, name), so a division depends
+neither on the order of the files nor on the machine, and grows little when a file is added.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from gistcli.data.base import SPLITS, DataOptions, Found, Record, class_order, some
+from gistcli.data.groups import divide_groups, rank
+from gistcli.errors import DataError, NotFound, RecipeError, did_you_mean
+
+ALIASES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""Names of splits as people write them, in lower case."""
+
+Part = dict[str, list[Record]]
+
+
+def split_name(name: str) -> str:
+    """train, val or test for a name as people write it.
+
+    Raises:
+        RecipeError: it is none of them.
+    """
+    known = ALIASES.get(name.strip().lower())
+    if known is None:
+        raise RecipeError(f"data.splits: {name!r} is no split.", did_you_mean(name, SPLITS))
+    return known
+
+
+def divide(found: Found, data: DataOptions) -> Part:
+    """The splits of the recipe's rule out of the splits that were found.
+
+    train + val (+ test): as found. train + test: `val_fraction` of train becomes val. Training
+    pictures alone: `val_fraction` and `test_fraction` of each class go to val and test, at least
+    one picture each. Members of a group stay together.
+
+    Raises:
+        DataError: no training pictures, or a class (all of them named) too small to be divided.
+    """
+    splits = {s: found.splits[s] for s in SPLITS if found.splits.get(s)}
+    if "train" not in splits:
+        raise DataError(
+            f"No training pictures: found {', '.join(splits) or 'nothing'}.",
+            "Name the split that is trained on under data.splits.",
+        )
+    if data.val_fraction + data.test_fraction >= 1:
+        raise RecipeError("data.val_fraction and data.test_fraction leave nothing to train on.")
+    fractions = {"val": data.val_fraction, "test": data.test_fraction}
+    wanted = {s: f for s, f in fractions.items() if f > 0 and s not in splits}
+    if "val" in splits:
+        wanted = {}
+    if wanted:
+        parts = carve(splits["train"], wanted, data.split_seed)
+        splits = {s: (parts.get(s) or splits.get(s) or []) for s in SPLITS}
+    return {s: records for s, records in splits.items() if records}
+
+
+def carve(records: Sequence[Record], wanted: Mapping[str, float], seed: int) -> Part:
+    """Divides records into the wanted shares and `train`, class by class, groups together."""
+    grouped = any(r.group is not None for r in records)
+    _refuse_small(records, 1 + len(wanted), grouped)
+    chosen = divide_groups(records, wanted, seed) if grouped else _by_class(records, wanted, seed)
+    parts: Part = {s: [] for s in SPLITS if s == "train" or s in wanted}
+    for record in records:
+        parts[chosen.get(record.name, "train")].append(record)
+    return parts
+
+
+def _refuse_small(records: Sequence[Record], needed: int, grouped: bool) -> None:
+    members = defaultdict(set)
+    for r in records:
+        members[r.label].add((r.group, None if r.group else r.name))
+    small = [
+        f"{label}: {len(members[label])}"
+        for label in class_order(members)
+        if len(members[label]) < needed
+    ]
+    if small:
+        what = "groups" if grouped else "pictures"
+        raise DataError(
+            f"{some(small, 'class', 'classes')} with too few {what} to be divided: at least "
+            f"{needed} {what} a class are needed, one for each of train and the splits that are "
+            f"taken from it.",
+            "Add pictures, remove the class, bring splits of your own, or set data.val_fraction "
+            "or data.test_fraction to 0.",
+        )
+
+
+def ranked(records: Sequence[Record], seed: int) -> dict[str, list[Record]]:
+    """Records by class, each class in the order of the seed's hash."""
+    classes: dict[str, list[Record]] = defaultdict(list)
+    for record in sorted(records, key=lambda r: rank(seed, r.name)):
+        classes[record.label].append(record)
+    return classes
+
+
+def _by_class(records: Sequence[Record], wanted: Mapping[str, float], seed: int) -> dict[str, str]:
+    """name -> split: of each class round(n f) records, at least one and leaving one to train."""
+    chosen: dict[str, str] = {}
+    for members in ranked(records, seed).values():
+        start = 0
+        for place, (split, fraction) in enumerate(wanted.items()):
+            still = len(wanted) - place - 1
+            count = max(1, int(len(members) * fraction + 0.5))
+            count = min(count, len(members) - start - still - 1)
+            chosen.update((r.name, split) for r in members[start : start + count])
+            start += count
+    return chosen
+
+
+def take_shots(train: Sequence[Record], shots: int, seed: int) -> tuple[list[Record], list[str]]:
+    """`shots` records of each class, in their old order, and the classes that have fewer.
+
+    The choice is nested: fewer shots of a seed are among its more shots.
+    """
+    classes = ranked(train, seed)
+    kept = {r.name for members in classes.values() for r in members[:shots]}
+    short = [f"{c}: {len(classes[c])}" for c in class_order(classes) if len(classes[c]) < shots]
+    return [r for r in train if r.name in kept], short
+
+
+def read_pinned(path: Path, found: Found) -> Part:
+    """The splits exactly as an earlier `splits.csv` has them.
+
+    Raises:
+        NotFound: the file does not exist.
+        DataError: it is not a splits.csv, or names pictures that are no longer there or that now
+            have another label; all in one message.
+    """
+    if not path.is_file():
+        raise NotFound(f"{path} does not exist.", "It says which picture was in which split.")
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    columns = reader.fieldnames or []
+    if not {"split", "name", "label"} <= {*columns}:
+        raise DataError(f"{path} lacks columns: wanted split, name, label; found {columns}.")
+    known = {r.name: r for records in found.splits.values() for r in records}
+    missing = [row["name"] for row in rows if row["name"] not in known]
+    changed = [
+        f"{row['name']}: {row['label']}, now {known[row['name']].label}"
+        for row in rows
+        if row["name"] in known and known[row["name"]].label != row["label"]
+    ]
+    problems = [
+        f"{some(names, *words)} {what}"
+        for names, words, what in (
+            (missing, ("picture",), "no longer there"),
+            (changed, ("picture",), "with another label"),
+        )
+        if names
+    ]
+    if problems:
+        raise DataError(
+            f"The data are not those of {path}: {'; '.join(problems)}.",
+            "Put them back, or start a new run.",
+        )
+    parts: Part = {}
+    for row in rows:
+        parts.setdefault(row["split"], []).append(known[row["name"]])
+    return parts
+
+
+def identical(splits: Part) -> list[tuple[str, ...]]:
+    """Sets of names with the same bytes that are spread over two splits or more.
+
+    Only pictures of equal length are read.
+    """
+    sizes: dict[int, list[tuple[str, Record]]] = defaultdict(list)
+    for split, records in splits.items():
+        for record in records:
+            sizes[record.nbytes()].append((split, record))
+    same = []
+    for size, members in sizes.items():
+        if size < 0 or len({split for split, _ in members}) < 2:
+            continue
+        contents: dict[bytes, list[tuple[str, str]]] = defaultdict(list)
+        for split, record in members:
+            with suppress(OSError):  # decoding will name it
+                contents[hashlib.sha256(record.read()).digest()].append((split, record.name))
+        same += [
+            tuple(f"{s}: {n}" for s, n in sorted(twins))
+            for twins in contents.values()
+            if len({s for s, _ in twins}) > 1
+        ]
+    return sorted(same)
+
+
+def leaking_groups(splits: Part) -> list[str]:
+    """Groups with members in more than one split."""
+    where: dict[str, set[str]] = defaultdict(set)
+    for split, records in splits.items():
+        for record in records:
+            if record.group is not None:
+                where[record.group].add(split)
+    return sorted(group for group, members in where.items() if len(members) > 1)
