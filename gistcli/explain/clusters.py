@@ -1,0 +1,173 @@
+"""Cluster maps: how strongly every patch of a picture answers to every cluster of every site.
+
+A tuned site writes its update into the columns of C = W phi (d_out, M). Each column is a soft
+cluster of tokens, and the map of a site is y C, with y the tuned site's own output (bias
+included), at the patch tokens only. Shape suffixes: B = images, T = tokens, O = d_out,
+M = clusters, L = sites, N = patches = h w.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gistcli.backbones.sites import Site
+from gistcli.errors import NotSupported, UnknownName, WeightsError
+from gistcli.methods.base import Tuner
+
+CHUNK = 16
+"""Images in one forward pass: the outputs of all sites are held at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class ClusterMaps:
+    """Raw, signed maps of some images.
+
+    Attributes:
+        maps: (B, L, M, h, w) float32, not scaled, in the units of y C.
+        layers: block number of each of the L sites; one block can have several sites.
+        names: name of each of the L sites.
+        depth: number of blocks of the network.
+        logits: (B, K) float32, of the same forward pass.
+    """
+
+    maps: NDArray[np.float32]
+    layers: list[int]
+    names: list[str]
+    depth: int
+    logits: NDArray[np.float32]
+
+    @property
+    def clusters(self) -> int:
+        """M, the number of clusters of every site."""
+        return int(self.maps.shape[2])
+
+    def label(self, site: int) -> str:
+        """`layer 5`, with what stands behind the block's number where a block has several sites."""
+        layer, name = self.layers[site], self.names[site]
+        several = Counter(self.layers)[layer] > 1
+        return (
+            f"layer {layer} {name.partition(f'.{layer}.')[2] or name}"
+            if several
+            else (f"layer {layer}")
+        )
+
+    def sites_of(self, layers: Sequence[int] | None) -> list[int]:
+        """Positions on the L axis of the sites in some layers; None means all.
+
+        Raises:
+            UnknownName: a layer without maps, with those that have some.
+        """
+        chosen = _layer_numbers(layers, self.layers, self.depth)
+        return [i for i, layer in enumerate(self.layers) if layer in chosen]
+
+    def clusters_of(self, clusters: Sequence[int] | None) -> list[int]:
+        """Cluster numbers, sorted, without duplicates; None means all.
+
+        Raises:
+            UnknownName: a number outside 0 to M - 1.
+        """
+        known = range(self.clusters)
+        if clusters is None:
+            return list(known)
+        unknown = [n for n in clusters if n not in known]
+        if unknown or not clusters:
+            raise _unknown("cluster", unknown, known)
+        return sorted(set(clusters))
+
+
+def cluster_maps(tuner: Tuner, pixels: Tensor, layers: Sequence[int] | None = None) -> ClusterMaps:
+    """The maps y C of some images at the tuned sites.
+
+    Args:
+        tuner: attached, with its trained state.
+        pixels: (B, C, H, W), prepared as for training; grids need not be square.
+        layers: block numbers from 0, negative ones from the end; None means all tuned ones.
+
+    Raises:
+        NotSupported: the method has no clusters, or sites with different numbers of them.
+        UnknownName: a layer that has no tuned site.
+        WeightsError: maps that are not finite.
+    """
+    if not tuner.method.capabilities().clusters:
+        raise NotSupported(
+            f"{tuner.method.name} has no clusters to show.",
+            "`gist list methods` says which methods have them.",
+        )
+    depth = tuner.backbone.depth
+    chosen = _layer_numbers(layers, [s.layer for s in tuner.sites], depth)
+    sites = [s for s in tuner.sites if s.layer in chosen]
+    with _evaluating(tuner):
+        columns = [tuner.clusters(site).float() for site in sites]
+        if len({c.shape[1] for c in columns}) > 1:
+            raise NotSupported(
+                "The tuned sites have different numbers of clusters.", "Choose one layer at a time."
+            )
+        chunks = [_maps_of(tuner, chunk, sites, columns) for chunk in pixels.split(CHUNK)]
+    maps = torch.cat([m for m, _ in chunks])
+    if not torch.isfinite(maps).all():
+        raise WeightsError(
+            f"The cluster maps of {tuner.backbone.architecture} are not finite.",
+            "The trained weights hold NaN or infinity: use an earlier checkpoint.",
+        )
+    logits = torch.cat([logits for _, logits in chunks])
+    names = [s.name for s in sites]
+    return ClusterMaps(maps.numpy(), [s.layer for s in sites], names, depth, logits.numpy())
+
+
+def _maps_of(
+    tuner: Tuner, pixels: Tensor, sites: list[Site], columns: list[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """(B, L, M, h, w) and logits (B, K) of one chunk, float32 on the CPU."""
+    reference = next(tuner.backbone.model.parameters())
+    with tuner.backbone.capture(sites) as seen:
+        features = tuner({"pixels": pixels.to(reference)})
+    layout = features.layout
+    maps = []
+    for site, c_OM in zip(sites, columns, strict=True):
+        y_BNO = seen[site.name][:, layout.patches].float()
+        maps.append((y_BNO @ c_OM).mT.unflatten(-1, layout.grid))
+    return torch.stack(maps, dim=1).cpu(), features.logits.float().cpu()
+
+
+@contextmanager
+def _evaluating(tuner: Tuner) -> Iterator[None]:
+    """No dropout and no gradients inside; every module's mode is as before afterwards."""
+    training = [m for root in (tuner, tuner.backbone) for m in root.modules() if m.training]
+    tuner.eval()
+    tuner.backbone.eval()
+    try:
+        with torch.no_grad(), tuner.step():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _layer_numbers(layers: Sequence[int] | None, tuned: Sequence[int], depth: int) -> set[int]:
+    """The asked layers as numbers from 0; all of `tuned` where none is asked."""
+    if layers is None:
+        return set(tuned)
+    unknown = [n for n in layers if (n if n >= 0 else n + depth) not in tuned]
+    if unknown or not layers:
+        raise _unknown("layer", unknown, sorted(set(tuned)))
+    return {n if n >= 0 else n + depth for n in layers}
+
+
+def _unknown(kind: str, asked: Sequence[int], known: Sequence[int]) -> UnknownName:
+    numbers = (
+        f"{kind}s {', '.join(map(str, asked))} have"
+        if len(asked) != 1
+        else (f"{kind} {asked[0]} has")
+    )
+    whole = list(known) == list(range(known[0], known[-1] + 1))
+    text = f"{known[0]} to {known[-1]}" if whole else ", ".join(map(str, known))
+    what = f"The {numbers} no map." if asked else f"No {kind} is named."
+    return UnknownName(what, f"Known {kind}s: {text} (counted from 0).")
