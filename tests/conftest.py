@@ -15,3 +15,9 @@ def assets() -> Path:
     if not ASSETS.is_dir():
         pytest.skip("the real weights and pictures (../shared/assets) are not on this machine")
     return ASSETS
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fingerprints are cached in a folder of the test session, not in the user's."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from gistcli.backbones.fingerprint import fingerprint
+from gistcli.backbones.fingerprint import fingerprint, read_header
 from gistcli.backbones.layout import Features
 from gistcli.backbones.sites import Point, Site, Switch
 from gistcli.errors import NotSupported, Refused, UnknownName, did_you_mean
@@ -195,8 +195,14 @@ class Backbone(nn.Module, abc.ABC):
         return self.model.get_submodule(path), last
 
     def resampled(self) -> dict[str, Tensor]:
-        """Tensors that differ from the stored ones because of another image size, by key."""
-        return {}
+        """Tensors whose shape differs from the stored ones (another image size), by key."""
+        stored = {k: v for path in self.origin.weights for k, v in read_header(path).items()}
+        head = set(self.head_names())
+        return {
+            name: tensor
+            for name, tensor in self.model.state_dict().items()
+            if name in stored and name not in head and list(tensor.shape) != stored[name]["shape"]
+        }
 
     def count(self) -> int:
         """Parameters of the network as it stands, head included."""

@@ -103,8 +103,12 @@ class Method(BaseModel, abc.ABC):
         """What this method can do with these options."""
 
     @abc.abstractmethod
-    def attach(self, backbone: Backbone) -> Tuner:
+    def attach(self, backbone: Backbone, *, head: bool = True) -> Tuner:
         """Put the method on a backbone, whose parameters are frozen from then on.
+
+        Args:
+            backbone: as `open_backbone` gives it, with the head that it is to have.
+            head: train the head too; a second tuner on the same backbone leaves it to the first.
 
         Raises:
             NotSupported: the backbone is compiled, or is of a kind that cannot carry the method.
@@ -121,7 +125,7 @@ class Tuner(nn.Module):
     being used after it was replaced, by `load_state` or by sharding.
     """
 
-    def __init__(self, method: Method, backbone: Backbone) -> None:
+    def __init__(self, method: Method, backbone: Backbone, *, head: bool = True) -> None:
         super().__init__()
         backbone.require_uncompiled()
         backbone.freeze()
@@ -130,7 +134,8 @@ class Tuner(nn.Module):
         self.sites: list[Site] = []
         object.__setattr__(self, "_backbone", backbone)
         self.owned = OwnedParameters(backbone)
-        self.owned.take(backbone.head_names(), "head")
+        if head:
+            self.owned.take(backbone.head_names(), "head")
 
     @property
     def backbone(self) -> Backbone:

@@ -22,18 +22,18 @@ class Full(Method):
         """Merges by writing all tensors; does not act through sites."""
         return Capabilities(merge=None, gateable=False)
 
-    def attach(self, backbone: Backbone) -> FullTuner:
+    def attach(self, backbone: Backbone, *, head: bool = True) -> FullTuner:
         """Own every parameter; the head in a group of its own."""
-        return FullTuner(self, backbone)
+        return FullTuner(self, backbone, head=head)
 
 
 class FullTuner(Tuner):
     """Owns the whole network."""
 
-    def __init__(self, method: Full, backbone: Backbone) -> None:
-        super().__init__(method, backbone)
-        head = set(backbone.head_names())
-        self.own([n for n, _ in backbone.model.named_parameters() if n not in head])
+    def __init__(self, method: Full, backbone: Backbone, *, head: bool = True) -> None:
+        super().__init__(method, backbone, head=head)
+        heads = set(backbone.head_names())
+        self.own([n for n, _ in backbone.model.named_parameters() if n not in heads])
         self.require_trainable()
 
     def _merged(self, head: Mapping[str, Tensor]) -> Merged:

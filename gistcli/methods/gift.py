@@ -56,9 +56,9 @@ class Gift(Method):
         """Merges exactly, has clusters, and is exactly a LoRA."""
         return Capabilities(merge=None, clusters=True, low_rank=True)
 
-    def attach(self, backbone: Backbone) -> GiftTuner:
+    def attach(self, backbone: Backbone, *, head: bool = True) -> GiftTuner:
         """Hook every target; phi starts uniform, psi at zero, so that nothing changes yet."""
-        return GiftTuner(self, backbone)
+        return GiftTuner(self, backbone, head=head)
 
 
 class GiftTuner(Tuner):
@@ -70,8 +70,8 @@ class GiftTuner(Tuner):
 
     method: Gift
 
-    def __init__(self, method: Gift, backbone: Backbone) -> None:
-        super().__init__(method, backbone)
+    def __init__(self, method: Gift, backbone: Backbone, *, head: bool = True) -> None:
+        super().__init__(method, backbone, head=head)
         self.sites = backbone.sites(method.targets, method.layers)
         self.phi, self.psi = nn.ParameterDict(), nn.ParameterDict()
         self._keys = _share(self.sites, method.share)
@@ -124,6 +124,10 @@ class GiftTuner(Tuner):
             return F.linear(self._code(x, psi_RI), site.weight().to(x.dtype) @ phi_IR)
 
         return add_output
+
+    def key_of(self, site: Site) -> str:
+        """Name of the (phi, psi) that a site uses."""
+        return self._keys[site.name]
 
     def clusters(self, site: Site) -> Tensor:
         """C = W phi (d_out, R): the directions of output space into which the update writes."""

@@ -22,9 +22,9 @@ class Linear(Method):
         """Merges by writing the head."""
         return Capabilities(merge=None)
 
-    def attach(self, backbone: Backbone) -> LinearTuner:
+    def attach(self, backbone: Backbone, *, head: bool = True) -> LinearTuner:
         """Own the head."""
-        return LinearTuner(self, backbone)
+        return LinearTuner(self, backbone, head=head)
 
 
 class LinearTuner(Tuner):
