@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gistcli import atomic
 from gistcli.artifacts import output as outputs
@@ -107,25 +108,24 @@ def _compare(
     if reference is None:
         return None
     if plan.scale != 1:
-        reference = _scaled_reference(plan, config, folder, reference)
+        copy = replace(plan, dtype=torch.float32)
+        logits = folder_logits(copy, config, folder, reference.pixels)
+        reference = Reference(reference.pixels, logits)
     difference = verify.logit_difference(verify.load_timm_folder(folder), reference)
     exact = floats(w.dtype for w in written.values()) <= {torch.float32, torch.float64}
     verify.require_close(difference, exact=exact, max_drift=max_drift)
     return difference
 
 
-def _scaled_reference(
-    plan: MergePlan, config: Mapping[str, Any], folder: Path, reference: Reference
-) -> Reference:
-    """Logits of a float32 copy at the same scale, in a folder that is removed again."""
-    copy = folder / "float32"
+def folder_logits(
+    plan: MergePlan, config: Mapping[str, Any], folder: Path, pixels: Tensor
+) -> Tensor:
+    """(B, K) float32 logits of a merge, loaded from a folder inside `folder` that is removed."""
+    copy = folder / "check"
     copy.mkdir()
     try:
         atomic.write_json(copy / CONFIG, dict(config))
-        replace(plan, dtype=torch.float32).write(copy / WEIGHTS)
-        model = verify.load_timm_folder(copy).to(reference.pixels.device)
-        with torch.inference_mode():
-            logits = torch.cat([model(p).float() for p in reference.pixels.split(32)])
+        plan.write(copy / WEIGHTS)
+        return verify.run(verify.load_timm_folder(copy), pixels)
     finally:
         atomic.discard(copy)
-    return Reference(reference.pixels, logits)

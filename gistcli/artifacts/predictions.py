@@ -20,7 +20,9 @@ def write_predictions(
     probabilities: Tensor,
     classes: Sequence[str],
 ) -> None:
-    """One line an example: name, label, predicted, correct (1 or 0), probability, label_probability.
+    """One line an example, with the probability of the predicted class and of the label.
+
+    Columns: name, label, predicted, correct (1 or 0), probability, label_probability.
 
     Args:
         path: of the CSV file.

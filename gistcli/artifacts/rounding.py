@@ -44,9 +44,7 @@ class Rounding:
     def as_dict(self) -> dict[str, Any]:
         """For JSON; an overflow is null."""
         found = asdict(self)
-        found["by_dtype"] = {
-            k: v if math.isfinite(v) else None for k, v in self.by_dtype.items()
-        }
+        found["by_dtype"] = {k: v if math.isfinite(v) else None for k, v in self.by_dtype.items()}
         return found
 
 
@@ -59,16 +57,34 @@ def measure(key: str, base: Tensor, tuned: Tensor, dtype: torch.dtype) -> Roundi
     update = tuned - base
     size = _norm(update)
     written = tuned.to(dtype)
-    kept = written.float() - base
-    product = size * _norm(kept)
+    unchanged = float((written == base.to(dtype)).float().mean())
     losses = {dtype_name(d): _lost(tuned, tuned.to(d), size) for d in CANDIDATES}
+    return _compare(key, base, update, written.float() - base, unchanged, losses)
+
+
+def measure_update(key: str, base: Tensor, update: Tensor, kept: Tensor) -> Rounding:
+    """The rounding of an update that is written apart from the base (a LoRA folder)."""
+    unchanged = float((kept == 0).float().mean())
+    return _compare(key, base, update, kept, unchanged, {})
+
+
+def _compare(
+    key: str,
+    base: Tensor,
+    update: Tensor,
+    kept: Tensor,
+    unchanged: float,
+    by_dtype: dict[str, float],
+) -> Rounding:
+    size = _norm(update)
+    product = size * _norm(kept)
     return Rounding(
         key=key,
         relative_change=size / max(_norm(base), torch.finfo(torch.float32).tiny),
-        relative_rounding=_lost(tuned, written, size),
+        relative_rounding=_norm(kept - update) / size if size else 0.0,
         cosine=float(torch.sum(update * kept)) / product if product else 1.0,
-        unchanged_fraction=float((written == base.to(dtype)).float().mean()),
-        by_dtype=losses,
+        unchanged_fraction=unchanged,
+        by_dtype=by_dtype,
     )
 
 

@@ -123,7 +123,7 @@ def weight_source(backbone: Backbone) -> WeightSource:
     """The base's files where they hold what is in memory under the same keys, else the memory.
 
     Call it inside `tuner.disabled()`: the network in memory must hold the pretrained tensors.
-    Stored tensors that the network does not have stay as they are: the family drops them on loading.
+    Stored tensors that the network lacks stay as they are: the family drops them on loading.
     """
     state = backbone.model.state_dict()
     if not backbone.origin.weights:
@@ -134,4 +134,3 @@ def weight_source(backbone: Backbone) -> WeightSource:
     same = all(k in layout and layout[k][1] == tuple(t.shape) for k, t in state.items()
                if k not in resized)  # fmt: skip
     return stored if same else StateSource(state)
-

@@ -71,7 +71,8 @@ def dtype_name(dtype: torch.dtype) -> str:
 def raw_bytes(tensor: Tensor) -> memoryview:
     """The tensor's elements in row-major order, as they stand in a file."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())
+    array: Any = flat.view(torch.uint8).numpy()
+    return memoryview(array)
 
 
 def write_stream(

@@ -55,7 +55,8 @@ def timm_config(
     if args:
         config["model_args"] = args
     config["pretrained_cfg"] = kept
-    return json.loads(json.dumps(config))  # type: ignore[no-any-return]
+    plain: dict[str, Any] = json.loads(json.dumps(config))  # tuples become lists
+    return plain
 
 
 def backbone_args(origin_config: Mapping[str, Any]) -> dict[str, Any]:

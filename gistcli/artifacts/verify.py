@@ -70,11 +70,15 @@ def logit_difference(model: nn.Module, reference: Reference) -> float:
     Raises:
         VerificationFailed: another number of classes, or a logit that is not finite.
     """
-    model = model.to(reference.pixels.device)
+    wanted = reference.logits.detach().float().cpu()
+    return largest_difference(run(model, reference.pixels), wanted)
+
+
+def run(model: nn.Module, pixels: Tensor) -> Tensor:
+    """(B, K) float32 logits on the CPU; the network is moved to the device of the pixels."""
+    model = model.to(pixels.device)
     with torch.inference_mode():
-        parts = [model(pixels).float() for pixels in reference.pixels.split(32)]
-    logits, wanted = torch.cat(parts).cpu(), reference.logits.detach().float().cpu()
-    return largest_difference(logits, wanted)
+        return torch.cat([model(part).float() for part in pixels.split(32)]).cpu()
 
 
 def largest_difference(logits: Tensor, wanted: Tensor) -> float:

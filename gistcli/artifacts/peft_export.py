@@ -1,0 +1,189 @@
+"""The exact LoRA folder of a low-rank update, for PEFT and everything that reads its format.
+
+GIFT is a LoRA: W (I + phi psi) = W + (W phi) psi, so lora_B = W phi and lora_A = psi, with
+lora_alpha = r. No decomposition, no approximation; the update stays in tensors of its own, so that
+rounding the base does not touch it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gistcli import atomic
+from gistcli.artifacts import output as outputs
+from gistcli.artifacts import rounding, verify
+from gistcli.artifacts.merge import HEAD_NOTE, finish, folder_logits
+from gistcli.artifacts.output import Receipt
+from gistcli.artifacts.plan import MergePlan
+from gistcli.artifacts.rounding import Rounding
+from gistcli.artifacts.tensors import Pending, Written, dtype_name, load_tensors, write_stream
+from gistcli.artifacts.verify import Reference
+from gistcli.errors import NotMergeable
+from gistcli.methods.base import LowRank, Merged
+from gistcli.reporting import SILENT, Reporter
+
+ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+PREFIX = "base_model.model."
+
+
+def export_peft(
+    plan: MergePlan,
+    base_name: str,
+    config: Mapping[str, Any],
+    output: Path,
+    *,
+    reference: Reference | None = None,
+    max_drift: float | None = None,
+    verified: bool = True,
+    card: Callable[[Receipt], str] | None = None,
+    reporter: Reporter = SILENT,
+) -> Receipt:
+    """Write adapter_config.json and adapter_model.safetensors.
+
+    Verified without PEFT: the adapter is read back, B A is added to the base, and the logits are
+    compared with the tuned network's.
+
+    Args:
+        plan: as for `merge_timm`; its dtype (default float32) is that of the adapter.
+        base_name: of what the adapter goes on, for `base_model_name_or_path`.
+        config: timm's config.json of the tuned network, for the verification.
+        output, reference, max_drift, verified, card, reporter: as for `merge_timm`.
+
+    Raises:
+        NotMergeable: the update is not low-rank.
+        Refused, VerificationFailed, StorageError, WeightsError: as `merge_timm`.
+    """
+    _require_low_rank(plan.merged)
+    dtype = plan.dtype or torch.float32
+    with outputs.export_folder(output, plan.source.files) as folder:
+        atomic.write_json(folder / ADAPTER_CONFIG, adapter_config(plan.merged, base_name))
+        reporter.say(f"{len(plan.merged.low_rank)} maps as LoRA, exactly.")
+        written, measured = _write(plan, folder / ADAPTER, dtype)
+        difference = None
+        if verified:
+            verify.verify_file(folder / ADAPTER, written)
+        if verified and reference is not None:
+            exact = dtype == torch.float32
+            difference = _compare(plan, config, folder, reference)
+            verify.require_close(difference, exact=exact, max_drift=max_drift)
+        receipt = Receipt(
+            output=output,
+            format="peft",
+            dtype=dtype_name(dtype),
+            scale=plan.scale,
+            tensors={"patched": len(plan.merged.low_rank), "new": len(plan.merged.new)},
+            max_abs_logit_difference=difference,
+            verified=verified,
+            rounding=measured,
+            notes=() if plan.scale == 1 else (HEAD_NOTE,),
+        )
+        finish(folder, receipt, card)
+    return receipt
+
+
+def _require_low_rank(merged: Merged) -> None:
+    if not merged.low_rank:
+        raise NotMergeable(
+            "This method has no low-rank form, so there is no LoRA folder of it.",
+            "Use `gist merge --format timm`.",
+        )
+    outside = sorted(merged.patches.keys() - {f"{name}.weight" for name in merged.low_rank})
+    if outside:
+        raise NotMergeable(
+            f"The update of {', '.join(outside)} is not low-rank.",
+            "Use `gist merge --format timm`.",
+        )
+
+
+def adapter_config(merged: Merged, base_name: str) -> dict[str, Any]:
+    """The content of adapter_config.json: exact module names, scaling 1, the head saved whole."""
+    ranks = {name: update.a.shape[0] for name, update in merged.low_rank.items()}
+    common = max(ranks.values())
+    other = {name: r for name, r in ranks.items() if r != common}
+    heads = sorted({key.rpartition(".")[0] for key in merged.new})
+    config: dict[str, Any] = {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": base_name,
+        "r": common,
+        "lora_alpha": common,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "target_modules": sorted(ranks),
+        "modules_to_save": heads or None,
+    }
+    if other:
+        config |= {"rank_pattern": other, "alpha_pattern": other}
+    return config
+
+
+def _write(
+    plan: MergePlan, path: Path, dtype: torch.dtype
+) -> tuple[dict[str, Written], list[Rounding]]:
+    measured: list[Rounding] = []
+    pending = []
+    for name, update in plan.merged.low_rank.items():
+        make_a = _constant(update.a, dtype)
+        make_b = _b_maker(plan, name, update, dtype, measured)
+        pending.append(Pending(f"{PREFIX}{name}.lora_A.weight", dtype, make_a))
+        pending.append(Pending(f"{PREFIX}{name}.lora_B.weight", dtype, make_b))
+    for key, tensor in plan.merged.new.items():
+        pending.append(Pending(f"{PREFIX}{key}", dtype, _constant(tensor, dtype)))
+    with plan.source:
+        written = write_stream(path, pending, {"format": "pt"})
+    return written, sorted(measured, key=lambda r: r.key)
+
+
+def _b_maker(
+    plan: MergePlan,
+    name: str,
+    update: LowRank,
+    dtype: torch.dtype,
+    measured: list[Rounding],
+) -> Callable[[], Tensor]:
+    @torch.no_grad()
+    def make() -> Tensor:
+        key = f"{name}.weight"
+        w_OI = plan.source.read(key).to(torch.float32, copy=True)
+        b_OR, a_RI = (plan.scale * update.b(w_OI)).cpu(), update.a.detach().cpu()
+        written = b_OR.to(dtype)
+        kept = written.float() @ a_RI.to(dtype).float()
+        measured.append(rounding.measure_update(key, w_OI, b_OR @ a_RI, kept))
+        return written
+
+    return make
+
+
+def _constant(tensor: Tensor, dtype: torch.dtype) -> Callable[[], Tensor]:
+    return lambda: tensor.detach().cpu().to(dtype)
+
+
+def _compare(
+    plan: MergePlan, config: Mapping[str, Any], folder: Path, reference: Reference
+) -> float:
+    """Difference in the logits between the tuned network and base + adapter, both from disk."""
+    stored = {k.removeprefix(PREFIX): t.float() for k, t in load_tensors(folder / ADAPTER).items()}
+    patches = {
+        f"{name}.weight": _add(stored[f"{name}.lora_B.weight"], stored[f"{name}.lora_A.weight"])
+        for name in plan.merged.low_rank
+    }
+    head = {key: stored[key] for key in plan.merged.new}
+    rebuilt = replace(plan, merged=Merged(patches, head), dtype=torch.float32, scale=1.0)
+    logits = folder_logits(rebuilt, config, folder, reference.pixels)
+    wanted = reference.logits.detach().float().cpu()
+    if plan.scale != 1:
+        scaled = replace(plan, dtype=torch.float32)
+        wanted = folder_logits(scaled, config, folder, reference.pixels)
+    return verify.largest_difference(logits, wanted)
+
+
+def _add(b: Tensor, a: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda w_OI: w_OI + b @ a

@@ -1,0 +1,82 @@
+"""What a command was pointed at: a run, or a merged folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from gistcli.artifacts.output import RECEIPT
+from gistcli.artifacts.rundir import RunDirectory, _no_run, _read_json
+from gistcli.artifacts.timm_export import PREPROCESSING
+from gistcli.errors import NotFound, NotSupported, WeightsError
+
+
+@dataclass(frozen=True)
+class MergedFolder:
+    """A timm `local-dir` folder with everything that evaluation needs.
+
+    Attributes:
+        path: of the folder.
+        architecture: timm's name.
+        classes: names in the order of the logits; empty where the folder holds none.
+        preprocessing: timm data config.
+        receipt: merge.json; empty where the folder was not written by us.
+    """
+
+    path: Path
+    architecture: str
+    classes: list[str]
+    preprocessing: dict[str, Any]
+    receipt: Mapping[str, Any]
+
+
+def kind_of(path: Path) -> Literal["run", "merged"]:
+    """Whether a path is a run or a merged folder (config.json and model.safetensors).
+
+    Raises:
+        NotFound: neither; says what is there.
+        NotSupported: an export of another format.
+    """
+    if not path.is_dir() or (path / "recipe.yaml").is_file():
+        RunDirectory.open(path)
+        return "run"
+    if (path / "config.json").is_file():
+        if not (path / "model.safetensors").is_file():
+            raise NotFound(f"{path} has config.json but no model.safetensors.", "Merge again.")
+        return "merged"
+    for marker, kind in (("adapter_config.json", "PEFT"), ("model.onnx", "ONNX")):
+        if (path / marker).is_file():
+            raise NotSupported(
+                f"{path} is a {kind} export, which is for other programs.",
+                "Use the run, or a folder that `gist merge --format timm` wrote.",
+            )
+    raise _no_run(path)
+
+
+def open_merged(path: Path) -> MergedFolder:
+    """Read config.json and merge.json of a merged folder.
+
+    Raises:
+        NotFound: as `kind_of`.
+        WeightsError: config.json is damaged or not timm's.
+    """
+    if kind_of(path) != "merged":
+        raise NotFound(f"{path} is a run, not a merged folder.", "`gist merge` makes one of it.")
+    config = _read_json(path / "config.json")
+    nested = config.get("pretrained_cfg", config)
+    if "architecture" not in config or not isinstance(nested, dict):
+        raise WeightsError(
+            f"{path / 'config.json'} is no timm configuration (no `architecture`).",
+            "Give a folder that `gist merge` wrote.",
+        )
+    names = config.get("label_names") or nested.get("label_names") or []
+    receipt = _read_json(path / RECEIPT) if (path / RECEIPT).is_file() else {}
+    return MergedFolder(
+        path=path,
+        architecture=str(config["architecture"]),
+        classes=[str(n) for n in names],
+        preprocessing={k: nested[k] for k in PREPROCESSING if nested.get(k) is not None},
+        receipt=receipt,
+    )
