@@ -1,0 +1,202 @@
+"""The sections of a recipe: every key, its default, its bounds and what it means."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+
+def _whole(value: Any) -> Any:
+    """`1e4` is a float in YAML and a fine number of steps."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _seconds(value: Any) -> Any:
+    """`90m` as seconds; other values are left to the validation of a number."""
+    match = isinstance(value, str) and re.fullmatch(r"(\d+(?:\.\d*)?) ?([smhd])", value.strip())
+    if not match:
+        return value
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
+Integer = Annotated[int, BeforeValidator(_whole)]
+Count = Annotated[Integer, Field(ge=1)]
+Seed = Annotated[Integer, Field(ge=0, lt=2**32)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Rate = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Name = Annotated[str, Field(min_length=1)]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, strict about types, no unknown keys."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )
+
+
+class TaskSection(Section):
+    """What is learnt."""
+
+    type: Literal["auto", "classification"] = "auto"
+    """The kind of problem; auto follows from model and data and is printed."""
+    name: Name | None = None
+    """Which of the `tasks` of a family file."""
+
+
+class ModelSection(Section):
+    """The pretrained backbone."""
+
+    name: Name
+    """A folder with config.json and weights, `gist_vit_nano`, a timm name or OWNER/NAME."""
+    img_size: Count | Annotated[tuple[Count, Count], Field(strict=False)] | None = None
+    """Side, or [height, width], of the images in pixels; null: the model's own."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the frozen weights; auto is float32. What is trained stays float32."""
+    drop_path: Fraction = 0.0
+    """Stochastic depth at the last block, rising from 0 at the first."""
+    grad_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+
+
+class DataSection(Section):
+    """The labelled examples."""
+
+    path: Name
+    """A folder of class folders, a CSV/JSON list, a parquet file, or a source name (`digits`)."""
+    splits: Literal["auto"] | dict[Name, Name] = "auto"
+    """auto: train, val and test as found; else {train: NAME, val: NAME, test: NAME}."""
+    val_fraction: Fraction = 0.1
+    """Share of train that becomes val where the data has none."""
+    test_fraction: Fraction = 0.1
+    """Share of a single folder or list that becomes test."""
+    split_seed: Seed = 0
+    """Seed of that division; independent of `seed`."""
+    columns: dict[Literal["image", "label", "split", "group"], Name] | None = None
+    """Names of the columns of a list or dataset, where they are not these four words."""
+    group_by: Name | None = None
+    """Column of a list, or regular expression over file names, whose groups no split divides."""
+    shots: Count | None = None
+    """Training examples per class, drawn by `shot_seed`; null: all."""
+    shot_seed: Seed = 0
+    """Seed of that draw; independent of `seed`."""
+    augment: Literal["none", "flip-crop", "randaugment"] = "none"
+    """Augmentation of the training images."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """Corrupt images: stop with the list of all of them, or leave them out with a warning."""
+
+    @model_validator(mode="after")
+    def _something_is_left_to_train(self) -> DataSection:
+        if self.val_fraction + self.test_fraction >= 1:
+            raise PydanticCustomError(
+                "fractions", "val_fraction + test_fraction leave nothing to train on"
+            )
+        return self
+
+
+class OptimSection(Section):
+    """The optimiser; null means what the method recommends."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    """The optimiser."""
+    lr: Rate | None = None
+    """Peak learning rate of the method's parameters."""
+    head_lr: Rate | None = None
+    """Peak learning rate of the new head."""
+    weight_decay: NotNegative | None = None
+    """Decoupled weight decay of matrices; vectors and biases have none."""
+    momentum: Fraction = 0.9
+    """Of sgd; adamw ignores it."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the rates fall after the warm-up."""
+    warmup_ratio: Fraction = 0.1
+    """Share of all steps in which the rates rise from 0."""
+    clip_norm: NotNegative | None = None
+    """Largest norm of the gradient; 0: never clipped."""
+    label_smoothing: Fraction = 0.0
+    """Probability spread evenly over all classes."""
+
+
+class TrainSection(Section):
+    """How long, on what, in which portions."""
+
+    epochs: Count = 20
+    """Passes over the training examples."""
+    max_steps: Count | None = None
+    """Optimiser steps; wins over `epochs`."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    """auto (a GPU where there is one), cpu, cuda, cuda:N or mps."""
+    batch_size: Count = 32
+    """Examples per optimiser step, over all processes."""
+    micro_batch_size: Count | None = None
+    """Examples per forward pass, where a batch does not fit into memory."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the activations; auto is bf16 on a GPU that has it, else fp32."""
+    compile: bool = False
+    """torch.compile the model."""
+    patience: Count | None = None
+    """Stop after so many evaluations without a better `eval.metric`."""
+    save_steps: Count | None = None
+    """Steps between checkpoints; null: one per epoch."""
+    keep: Count = 1
+    """Checkpoints to keep."""
+    max_time: Annotated[Rate | None, BeforeValidator(_seconds)] = None
+    """Seconds (or `90m`, `2h`) after which the state is saved and the run exits with code 130."""
+    deterministic: bool = False
+    """Only deterministic kernels on a GPU; a CPU run is exact anyway."""
+
+    @model_validator(mode="after")
+    def _micro_batch_fits(self) -> TrainSection:
+        if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
+            raise PydanticCustomError(
+                "micro_batch",
+                "micro_batch_size is larger than batch_size ({n})",
+                {"n": self.batch_size},
+            )
+        return self
+
+
+class EvalSection(Section):
+    """What validation is for; test is read once, at the end."""
+
+    every: Literal["epoch", "none"] | Count = "epoch"
+    """When to validate: every epoch, every so many steps, or none."""
+    select: Literal["last", "best"] = "last"
+    """The weights that are kept and tested."""
+    metric: Literal["accuracy", "balanced_accuracy", "macro_f1", "loss"] | None = None
+    """What best and patience look at; null: accuracy."""
+    batch_size: Count | None = None
+    """Examples per forward pass; null: as in training."""
+
+
+class OutputSection(Section):
+    """Where the results go."""
+
+    dir: Name = "auto"
+    """The run directory; auto: runs/METHOD-MODEL-DATA-N."""
+    report_to: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = []
+    """Trackers besides metrics.jsonl."""
+
+
+class Published(Section):
+    """The figure in a paper that a recipe stands for."""
+
+    value: float
+    """The figure, in the unit of the metric (0.914, not 91.4)."""
+    metric: Name
+    """Its name, such as test/accuracy."""
+    protocol: Name | None = None
+    """How it was measured: splits, seeds, selection."""
+    parameters: Count | None = None
+    """Trained parameters without the head."""
+    source: Name | None = None
+    """Paper, table and row."""
