@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +45,14 @@ def tidy(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def plot_confusion(figures: Mapping[str, Any], path: Path, title: str = "") -> None:
+def plot_confusion(
+    figures: Mapping[str, Any], classes: Sequence[str], path: Path, title: str = ""
+) -> None:
     """Rows are true classes, columns predicted ones; colour is the share of the row.
 
     Args:
         figures: as `classify.score` gives them.
+        classes: their names, in order.
         path: the PNG.
         title: what is shown, such as the run and the split.
 
@@ -57,7 +60,6 @@ def plot_confusion(figures: Mapping[str, Any], path: Path, title: str = "") -> N
         StorageError: the disk is full or may not be written.
     """
     counts_KK = np.array(figures["confusion"])
-    classes = [row["class"] for row in figures["per_class"]]
     shares_KK = counts_KK / np.maximum(counts_KK.sum(axis=1, keepdims=True), 1)
     named, counted = len(classes) <= NAMED_CLASSES, len(classes) <= COUNTED_CLASSES
     side = float(np.clip(0.34 * len(classes), 3.2, 13 if named else 8))
@@ -85,18 +87,22 @@ def plot_confusion(figures: Mapping[str, Any], path: Path, title: str = "") -> N
     save_figure(figure, path)
 
 
-def plot_classes(figures: Mapping[str, Any], path: Path, title: str = "") -> None:
+def plot_classes(
+    figures: Mapping[str, Any], classes: Sequence[str], path: Path, title: str = ""
+) -> None:
     """Accuracy of every class (its recall) with a 95 % Wilson interval, best on top.
 
     Args:
         figures: as `classify.score` gives them.
+        classes: their names, in order.
         path: the PNG.
         title: what is shown, such as the run and the split.
 
     Raises:
         StorageError: the disk is full or may not be written.
     """
-    present = [row for row in figures["per_class"] if row["n"]]
+    named = zip(figures["per_class"], classes, strict=True)
+    present = [{**row, "class": name} for row, name in named if row["n"]]
     rows = sorted(present, key=lambda row: (row["recall"], row["interval"][0]))[:LISTED_CLASSES]
     places = np.arange(len(rows))
     low, high = np.array([row["interval"] for row in rows]).reshape(-1, 2).T
@@ -125,11 +131,16 @@ def _headline(title: str, figures: Mapping[str, Any]) -> str:
     return f"{title}\n{rate}" if title else rate
 
 
-def plot_scores(
-    figures: Mapping[str, Any], folder: Path, split: str, title: str = ""
+def write_classification_plots(
+    folder: Path, split: str, figures: Mapping[str, Any], classes: Sequence[str]
 ) -> list[Path]:
-    """Both pictures of a split: `folder/confusion-SPLIT.png` and `folder/classes-SPLIT.png`."""
+    """`confusion-SPLIT.png` and `classes-SPLIT.png` of a split's figures, in `folder`.
+
+    Raises:
+        StorageError: the disk is full or may not be written.
+    """
+    title = {"val": "validation"}.get(split, split)
     paths = [folder / f"confusion-{split}.png", folder / f"classes-{split}.png"]
-    plot_confusion(figures, paths[0], title)
-    plot_classes(figures, paths[1], title)
+    plot_confusion(figures, classes, paths[0], title)
+    plot_classes(figures, classes, paths[1], title)
     return paths

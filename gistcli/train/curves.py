@@ -14,14 +14,15 @@ from gistcli.evaluate.plots import BLUE, GREY, ORANGE, new_figure, save_figure, 
 Records = Sequence[Mapping[str, Any]]
 
 
-def plot_curves(history: Records, path: Path, title: str = "") -> None:
-    """Loss, accuracy and learning rate over the epochs; training smoothed, validation as points.
+def write_curves(folder: Path, history: Records) -> Path:
+    """Draws loss, accuracy and learning rate over the epochs into `folder/curves.png`.
+
+    Training is smoothed over its own pale line; validation is points, the best one circled.
 
     Args:
+        folder: for the PNG.
         history: the records of a run, as `FitResult.history` or its metrics.jsonl hold them;
             figures that are missing leave their curve out.
-        path: the PNG.
-        title: what is shown, such as the run.
 
     Raises:
         StorageError: the disk is full or may not be written.
@@ -33,8 +34,9 @@ def plot_curves(history: Records, path: Path, title: str = "") -> None:
         _validation(axes, history, f"val/{name}")
         _finish(axes, name)
     _rates(rate, history)
-    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+    path = folder / "curves.png"
     save_figure(figure, path)
+    return path
 
 
 def smooth(values: Sequence[float], window: int) -> np.ndarray:
