@@ -53,7 +53,7 @@ def picks_sheet(subject: Subject, maps: ClusterMaps) -> Image.Image:
     panels = len(subject.picks) + 1
     canvas = Canvas(2 * MARGIN + panels * (width + GAP) - GAP, below + PATCHES + MARGIN)
     _header(canvas, subject)
-    canvas.text(MARGIN, top - 26, "photo", 16, bold=True)
+    canvas.text(MARGIN, top - 26, "picture", 16, bold=True)
     canvas.picture(MARGIN, top, photo)
     canvas.legend(MARGIN, below, width)
     for line, note in enumerate(
@@ -124,9 +124,11 @@ def overview_sheet(subjects: Sequence[Subject], maps: ClusterMaps, heading: str)
     block = (1 + max(len(s.picks) for s in subjects)) * (side + 4) + 20
     rows = [range(i, min(i + abreast, len(subjects))) for i in range(0, len(subjects), abreast)]
     heights = [max(photos[i].height for i in row) + 46 for row in rows]
-    top = MARGIN + 44
+    top = MARGIN + 66
     canvas = Canvas(2 * MARGIN + abreast * block - 20, top + sum(heights) - 20 + MARGIN)
     canvas.text(MARGIN, MARGIN - 4, heading, 20, bold=True, width=canvas.image.width - 2 * MARGIN)
+    note = "L layer, C cluster, sign; each map has its own scale, from dim to bright"
+    canvas.text(MARGIN, MARGIN + 28, note, 13, colour=MUTED)
     for row, y in zip(rows, accumulate(heights, initial=top), strict=False):
         for i in row:
             at = (MARGIN + (i - row.start) * block, y)
