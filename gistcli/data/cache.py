@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gistcli.data.base import Catalog, Preprocess, Record, some
-from gistcli.data.images import read_image
+from gistcli.data.images import quiet_pillow, read_image
 from gistcli.data.transforms import crop_transform
 from gistcli.errors import DataError
 from gistcli.reporting import SILENT, Reporter
@@ -122,20 +120,11 @@ def _counted(
     reporter: Reporter,
 ) -> Iterator[Result]:
     reporter.start(phase, len(records), unit="images")
-    with _pillow_silent():
+    with quiet_pillow():
         for result in in_threads(function, records):
             reporter.advance(phase)
             yield result
     reporter.finish(phase)
-
-
-@contextmanager
-def _pillow_silent() -> Iterator[None]:
-    """No warnings on odd metadata: a picture either decodes or is named as broken."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="PIL")
-        warnings.filterwarnings("ignore", module="gistcli.data.images")
-        yield
 
 
 def check_images(

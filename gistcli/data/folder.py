@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from gistcli.data.base import DataOptions, Found, Record, some
+from gistcli.data.base import SPLITS, DataOptions, Found, Record, some
 from gistcli.data.images import ignored_folder, walk_images
 from gistcli.data.splits import ALIASES, split_name
 from gistcli.errors import DataError, NotFound, RecipeError, did_you_mean
@@ -26,6 +26,7 @@ class Folder:
         self.splits = data.splits
         self.group_by = _pattern(data.group_by)
         self.problems: list[str] = []
+        self.empty: list[str] = []
         self.notes: list[str] = []
 
     def find(self) -> Found:
@@ -36,7 +37,10 @@ class Folder:
                 group; all problems in one message.
             NotFound, RecipeError: `data.splits` names folders that are not there, or no splits.
         """
-        splits = {split: self._records(folder) for split, folder in self._split_folders().items()}
+        folders = self._split_folders()
+        splits = {split: self._records(folders[split]) for split in SPLITS if split in folders}
+        if self.empty:
+            self.problems.append(f"{some(self.empty, 'class folder')} without a picture")
         if self.problems:
             raise DataError(f"{self.root} cannot be used: {'; '.join(self.problems)}.")
         return Found(splits, self.notes)
@@ -81,19 +85,19 @@ class Folder:
                 f"{some([p.name for p in loose], 'file', shown=5)} in {folder}: "
                 f"in no class folder, ignored"
             )
-        records, others, empty = [], [], []
+        records, others = [], []
         for place in classes:
             images, rest = walk_images(place)
             others += [str(p.relative_to(folder)) for p in rest]
             records += [self._record(p, place.name) for p in images]
             if not images:
-                empty.append(str(place.relative_to(self.root) if self._below(place) else place))
+                self.empty.append(
+                    str(place.relative_to(self.root) if self._below(place) else place)
+                )
         if others:
             self.notes.append(
                 f"{some(others, 'file', shown=5)} in {folder}: not named like a picture, ignored"
             )
-        if empty:
-            self.problems.append(f"{some(empty, 'class folder')} without a picture")
         self._refuse_groupless(records)
         return records
 

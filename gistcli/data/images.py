@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import os
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,18 @@ _BROKEN = (
     Image.DecompressionBombError,
 )
 """What Pillow raises for damaged files."""
+
+
+@contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """No warnings on odd metadata: a picture either decodes or is named as broken.
+
+    For whoever starts the decoding threads, not for the threads: filters belong to the process.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        warnings.filterwarnings("ignore", module="gistcli.data.images")
+        yield
 
 
 def is_image_name(name: str) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 from gistcli.data import augment as augmentations
 from gistcli.data.base import Catalog, Preprocess, Record, some
 from gistcli.data.cache import Decoder, check, fill, in_threads, place, refuse
-from gistcli.data.images import read_image
+from gistcli.data.images import quiet_pillow, read_image
 from gistcli.data.transforms import Normalize, canvas, crop_transform, draft_size
 from gistcli.errors import DataError, UnknownName, did_you_mean
 from gistcli.reporting import SILENT, Reporter
@@ -258,7 +258,8 @@ def load_images(
         original = crop_transform(shown)(picture).permute(1, 2, 0).numpy() if times else None
         return crop_transform(preprocess)(grey), original
 
-    results = list(in_threads(decode, paths))
+    with quiet_pillow():
+        results = list(in_threads(decode, paths))
     broken = [str(result) for result in results if isinstance(result, DataError)]
     if broken:
         raise DataError(f"{some(broken, 'picture')} cannot be decoded.")
