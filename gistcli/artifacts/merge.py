@@ -57,6 +57,7 @@ def merge_timm(
         VerificationFailed: a tensor or the logits differ; nothing is left behind.
         StorageError, WeightsError: the disk or the base fails.
     """
+    verify.require_checkable(verified, reference, max_drift)
     with outputs.export_folder(output, plan.source.files) as folder:
         atomic.write_json(folder / CONFIG, dict(config))
         written, measured = _write(plan, folder / WEIGHTS, reporter)

@@ -83,6 +83,8 @@ def export_onnx(
         StorageError: the disk is full or may not be written.
     """
     require_onnx()
+    if max_drift is not None and not verified:
+        raise Refused("--max-drift and --no-verify exclude each other.", "Leave one of them out.")
     pixels = pixels.float().cpu()
     network = network.eval()
     with outputs.export_folder(output) as folder, torch.no_grad():

@@ -61,6 +61,7 @@ def export_peft(
     """
     _require_low_rank(plan.merged)
     dtype = plan.dtype or torch.float32
+    verify.require_checkable(verified, reference, max_drift)
     with outputs.export_folder(output, plan.source.files) as folder:
         atomic.write_json(folder / ADAPTER_CONFIG, adapter_config(plan.merged, base_name))
         reporter.say(f"{len(plan.merged.low_rank)} maps as LoRA, exactly.")

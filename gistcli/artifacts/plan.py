@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +12,10 @@ from torch import Tensor
 
 from gistcli.artifacts import rounding
 from gistcli.artifacts.rounding import Rounding
-from gistcli.artifacts.sources import WeightSource
-from gistcli.artifacts.tensors import Pending, Written, write_stream
+from gistcli.artifacts.sources import WeightSource, weight_source
+from gistcli.artifacts.tensors import Pending, Written, parse_dtype, write_stream
 from gistcli.errors import Refused, WeightsError
-from gistcli.methods.base import Merged
+from gistcli.methods.base import Merged, Tuner
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,31 @@ class MergePlan:
         with self.source:
             written = write_stream(path, self.pending(measured, tick), {"format": "pt"})
         return written, sorted(measured, key=lambda r: r.key)
+
+
+def plan_merge(tuner: Tuner, *, dtype: str | None = None, scale: float = 1.0) -> MergePlan:
+    """The plan of a tuner that is attached to its backbone.
+
+    Args:
+        tuner: with its trained state loaded.
+        dtype: name of the dtype to write; None for that of the stored tensors.
+        scale: 0 for the base, 1 for the tuned network; beyond 1 extrapolates.
+
+    Raises:
+        NotMergeable: the method has no plain weights.
+        Refused: no dtype of that name, or a scale that is no finite number.
+        WeightsError: the base's files are damaged, or lack what the method changes.
+    """
+    if not math.isfinite(scale):
+        raise Refused(
+            f"--scale {scale} is no finite number.", "0 is the base, 1 the tuned network."
+        )
+    merged = tuner.merge()
+    backbone = tuner.backbone
+    with tuner.disabled():
+        source, extra = weight_source(backbone), backbone.resampled()
+    extra = {key: tensor.detach().clone() for key, tensor in extra.items()}
+    return MergePlan(source, merged, extra, None if dtype is None else parse_dtype(dtype), scale)
 
 
 def floats(dtypes: Iterable[torch.dtype]) -> set[torch.dtype]:

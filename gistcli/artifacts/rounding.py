@@ -30,7 +30,7 @@ class Rounding:
         relative_change: ||W' - W|| / ||W||.
         relative_rounding: ||c - W'|| / ||W' - W||; 0 where nothing changed.
         cosine: of c - W with W' - W; 1 where nothing changed.
-        unchanged_fraction: share of the elements of c that equal cast(W).
+        unchanged_fraction: share of the updated elements whose c equals cast(W).
         by_dtype: relative_rounding, had it been written in another dtype; inf where it overflows.
     """
 
@@ -57,15 +57,14 @@ def measure(key: str, base: Tensor, tuned: Tensor, dtype: torch.dtype) -> Roundi
     update = tuned - base
     size = _norm(update)
     written = tuned.to(dtype)
-    unchanged = float((written == base.to(dtype)).float().mean())
+    stays = written == base.to(dtype)
     losses = {dtype_name(d): _lost(tuned, tuned.to(d), size) for d in CANDIDATES}
-    return _compare(key, base, update, written.float() - base, unchanged, losses)
+    return _compare(key, base, update, written.float() - base, stays, losses)
 
 
 def measure_update(key: str, base: Tensor, update: Tensor, kept: Tensor) -> Rounding:
     """The rounding of an update that is written apart from the base (a LoRA folder)."""
-    unchanged = float((kept == 0).float().mean())
-    return _compare(key, base, update, kept, unchanged, {})
+    return _compare(key, base, update, kept, kept == 0, {})
 
 
 def _compare(
@@ -73,17 +72,18 @@ def _compare(
     base: Tensor,
     update: Tensor,
     kept: Tensor,
-    unchanged: float,
+    stays: Tensor,
     by_dtype: dict[str, float],
 ) -> Rounding:
     size = _norm(update)
     product = size * _norm(kept)
+    asked = update != 0
     return Rounding(
         key=key,
         relative_change=size / max(_norm(base), torch.finfo(torch.float32).tiny),
         relative_rounding=_norm(kept - update) / size if size else 0.0,
-        cosine=float(torch.sum(update * kept)) / product if product else 1.0,
-        unchanged_fraction=unchanged,
+        cosine=min(1.0, float(torch.sum(update * kept)) / product) if product else 1.0,
+        unchanged_fraction=float((stays & asked).sum()) / max(int(asked.sum()), 1),
         by_dtype=by_dtype,
     )
 
@@ -110,8 +110,8 @@ def advice(found: Iterable[Rounding], dtype: str) -> str:
         return ""
     most = max(found, key=lambda r: r.relative_rounding)
     text = (
-        f"Written as {dtype}, {most.relative_rounding:.1%} of the update of {most.key} is rounded"
-        f" away ({most.unchanged_fraction:.0%} of its elements stay as they were)."
+        f"Rounding to {dtype} costs {most.relative_rounding:.1%} of the update of {most.key}"
+        f" ({most.unchanged_fraction:.0%} of its updated elements do not move)."
     )
     others = {d: max(r.by_dtype[d] for r in found) for d in found[0].by_dtype}
     better = [

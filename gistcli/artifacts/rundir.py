@@ -75,8 +75,8 @@ class RunDirectory:
         if not run.path.is_dir():
             raise _missing(run.path)
         if not run.recipe_path.is_file():
-            raise _no_run(run.path)
-        absent = [n for n in (tuner_file.INFO, tuner_file.WEIGHTS) if not (path / n).is_file()]
+            raise no_run(run.path)
+        absent = [n for n in (tuner_file.INFO, tuner_file.WEIGHTS) if not (run.path / n).is_file()]
         if absent:
             step = run.last_step()
             saved = f"its last checkpoint is step {step}" if step else "it has no checkpoint yet"
@@ -157,7 +157,7 @@ class RunDirectory:
                 f"The run {self.path} was not finished: it has no result.json.",
                 f"Go on with `{self.resume_command()}`.",
             )
-        return _read_json(self.result_path)
+        return read_json(self.result_path)
 
     # --- weights and outputs -------------------------------------------------------------------
 
@@ -187,7 +187,12 @@ class RunDirectory:
         return {name: str(self.path / name) for name in OWN if (self.path / name).exists()}
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        WeightsError: unreadable, or no object.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -212,7 +217,8 @@ def _missing(path: Path) -> NotFound:
     return NotFound(f"The run {path} does not exist.", hint)
 
 
-def _no_run(path: Path) -> NotFound:
+def no_run(path: Path) -> NotFound:
+    """The error for a folder that is no run, with what it holds instead."""
     inside = sorted(p.parent.name for p in path.glob("*/recipe.yaml"))
     if inside:
         return NotFound(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gistcli.artifacts.output import RECEIPT
-from gistcli.artifacts.rundir import RunDirectory, _no_run, _read_json
+from gistcli.artifacts.rundir import RunDirectory, no_run, read_json
 from gistcli.artifacts.timm_export import PREPROCESSING
 from gistcli.errors import NotFound, NotSupported, WeightsError
 
@@ -52,7 +52,7 @@ def kind_of(path: Path) -> Literal["run", "merged"]:
                 f"{path} is a {kind} export, which is for other programs.",
                 "Use the run, or a folder that `gist merge --format timm` wrote.",
             )
-    raise _no_run(path)
+    raise no_run(path)
 
 
 def open_merged(path: Path) -> MergedFolder:
@@ -64,7 +64,7 @@ def open_merged(path: Path) -> MergedFolder:
     """
     if kind_of(path) != "merged":
         raise NotFound(f"{path} is a run, not a merged folder.", "`gist merge` makes one of it.")
-    config = _read_json(path / "config.json")
+    config = read_json(path / "config.json")
     nested = config.get("pretrained_cfg", config)
     if "architecture" not in config or not isinstance(nested, dict):
         raise WeightsError(
@@ -72,7 +72,7 @@ def open_merged(path: Path) -> MergedFolder:
             "Give a folder that `gist merge` wrote.",
         )
     names = config.get("label_names") or nested.get("label_names") or []
-    receipt = _read_json(path / RECEIPT) if (path / RECEIPT).is_file() else {}
+    receipt = read_json(path / RECEIPT) if (path / RECEIPT).is_file() else {}
     return MergedFolder(
         path=path,
         architecture=str(config["architecture"]),

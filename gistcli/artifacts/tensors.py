@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -96,24 +96,29 @@ def write_stream(
         file.seek(8 + room)
         offset = 0
         for pending in order:
-            tensor = pending.make()
-            assert tensor.dtype == pending.dtype, f"{pending.name}: {tensor.dtype}"
-            data = raw_bytes(tensor)
-            file.write(data)
-            shape = tuple(tensor.shape)
+            entry, size = _append(file, pending)
             header[pending.name] = {
-                "dtype": CODES[tensor.dtype],
-                "shape": list(shape),
-                "data_offsets": [offset, offset + data.nbytes],
+                "dtype": CODES[entry.dtype],
+                "shape": list(entry.shape),
+                "data_offsets": [offset, offset + size],
             }
-            digest = hashlib.sha256(data).hexdigest()
-            written[pending.name] = Written(tensor.dtype, shape, digest)
-            offset += data.nbytes
+            written[pending.name] = entry
+            offset += size
         text = json.dumps(header, separators=(",", ":")).encode()
         assert len(text) <= room, f"header of {len(text)} bytes in a room of {room}"
         file.seek(0)
         file.write(room.to_bytes(8, "little") + text.ljust(room))
     return written
+
+
+def _append(file: BinaryIO, pending: Pending) -> tuple[Written, int]:
+    """Compute one tensor, write its bytes, and let go of it."""
+    tensor = pending.make()
+    assert tensor.dtype == pending.dtype, f"{pending.name}: {tensor.dtype}"
+    data = raw_bytes(tensor)
+    file.write(data)
+    digest = hashlib.sha256(data).hexdigest()
+    return Written(tensor.dtype, tuple(tensor.shape), digest), data.nbytes
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gistcli.backbones.base import Backbone
+
 RUNTIME_ARGS = ("num_classes", "drop_rate", "drop_path_rate", "drop_block_rate", "device", "dtype")
 PREPROCESSING = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
 STALE = (
@@ -57,6 +59,24 @@ def timm_config(
     config["pretrained_cfg"] = kept
     plain: dict[str, Any] = json.loads(json.dumps(config))  # tuples become lists
     return plain
+
+
+def tuned_config(
+    backbone: Backbone,
+    classes: Sequence[str],
+    preprocessing: Mapping[str, Any],
+    model_args: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """`timm_config` of a backbone in memory; `model_args` are those of its `Merged`."""
+    model: Any = backbone.model
+    return timm_config(
+        backbone.architecture,
+        model.pretrained_cfg,
+        classes,
+        preprocessing,
+        {**backbone_args(backbone.origin.config), **(model_args or {})},
+        num_features=getattr(model, "num_features", None),
+    )
 
 
 def backbone_args(origin_config: Mapping[str, Any]) -> dict[str, Any]:

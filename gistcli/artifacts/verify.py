@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gistcli.artifacts.tensors import Written, dtype_name, open_tensors, raw_bytes
-from gistcli.errors import VerificationFailed
+from gistcli.errors import Refused, VerificationFailed
 
 FP32_TOLERANCE = 1e-4
 KEPT = "Nothing was written in its place; please report this with the versions in environment.json."
@@ -99,6 +99,21 @@ def largest_difference(logits: Tensor, wanted: Tensor) -> float:
             "Write it with `--dtype float32`: the chosen dtype may not hold the largest weights.",
         )
     return float((logits - wanted).abs().max())
+
+
+def require_checkable(verified: bool, reference: Reference | None, max_drift: float | None) -> None:
+    """A limit that nobody would look at is refused.
+
+    Raises:
+        Refused: `max_drift` without verification, or without real inputs to compare on.
+    """
+    if max_drift is not None and not verified:
+        raise Refused("--max-drift and --no-verify exclude each other.", "Leave one of them out.")
+    if max_drift is not None and reference is None:
+        raise Refused(
+            "--max-drift needs real inputs, and the data of the run cannot be read.",
+            "Leave it out, or put the data back.",
+        )
 
 
 def require_close(difference: float, *, exact: bool, max_drift: float | None) -> None:
