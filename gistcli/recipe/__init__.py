@@ -1,5 +1,6 @@
 """Recipes: what a run is made of, read from YAML, flags and defaults, and validated as one."""
 
+from gistcli.recipe.catalogue import list_recipes, list_tasks
 from gistcli.recipe.loading import Override, load_recipe, parse_set
 from gistcli.recipe.model import MAY_CHANGE, Recipe, differences, dump_recipe
 from gistcli.recipe.schema import recipe_schema
@@ -28,6 +29,8 @@ __all__ = [
     "TrainSection",
     "differences",
     "dump_recipe",
+    "list_recipes",
+    "list_tasks",
     "load_recipe",
     "parse_set",
     "recipe_schema",

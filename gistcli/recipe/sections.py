@@ -29,6 +29,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Name = Annotated[str, Field(min_length=1)]
+Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "top5_accuracy", "loss"]
 
 
 class Section(BaseModel):
@@ -172,7 +173,7 @@ class EvalSection(Section):
     """When to validate: every epoch, every so many steps, or none."""
     select: Literal["last", "best"] = "last"
     """The weights that are kept and tested."""
-    metric: Literal["accuracy", "balanced_accuracy", "macro_f1", "loss"] | None = None
+    metric: Metric | None = None
     """What best and patience look at; null: accuracy."""
     batch_size: Count | None = None
     """Examples per forward pass; null: as in training."""

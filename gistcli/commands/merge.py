@@ -1,0 +1,64 @@
+"""`gist merge`: plain weights that other tools load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from gistcli.commands.options import AsJson, Backbone, Run, examples
+
+EXAMPLES = examples(
+    "gist merge runs/flowers -o flowers-merged",
+    "gist merge runs/flowers -o flowers-bf16 --dtype bfloat16 --max-drift 0.05",
+    "gist merge runs/flowers -o flowers-lora --format peft",
+)
+
+
+def merge(
+    target: Run,
+    output: Annotated[
+        Path, typer.Option("-o", "--output-dir", help="The new folder.", metavar="DIR")
+    ],
+    format_: Annotated[
+        Literal["timm", "transformers", "peft", "onnx"] | None,
+        typer.Option("--format", help="Without one: what the model is.", show_default=False),
+    ] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None,
+        typer.Option(help="Of the written tensors; without one the base's.", show_default=False),
+    ] = None,
+    scale: Annotated[
+        float, typer.Option(help="0 is the base, 1 the tuned model; between is a mixture.")
+    ] = 1.0,
+    max_drift: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest difference of a logit that counts as verified.", min=0, show_default=False
+        ),
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Reload and compare, on real inputs.")
+    ] = True,
+    model: Backbone = None,
+    as_json: AsJson = False,
+) -> object:
+    """Write a run as plain weights and verify that they do the same."""  # fmt: skip
+    from gistcli import console
+
+    with console.working("merge") as reporter:
+        from gistcli import run
+
+        value = run.merge(
+            target,
+            output,
+            format=format_,
+            dtype=dtype,
+            scale=scale,
+            max_drift=max_drift,
+            verify=verify,
+            model=model,
+            reporter=reporter,
+        )
+        return console.Result("merge", value, "merged")

@@ -1,0 +1,210 @@
+"""Results on stdout: one JSON value for scripts, or tables for people."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.markup import escape
+
+from gistcli.console.progress import duration
+from gistcli.console.reporter import open_console
+from gistcli.console.tables import make_table, make_tree, shown
+
+_MANY = 20
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command hands back: its JSON value, and how people see it.
+
+    Attributes:
+        kind: names the view.
+        value: the JSON value.
+        title: heads the view where the kind has room for one.
+        as_json: printed as JSON also without `--json`.
+    """
+
+    kind: str
+    value: Any
+    title: str = ""
+    as_json: bool = False
+
+
+def emit_json(value: Any, stream: TextIO) -> None:
+    """Exactly one JSON value and a newline; what is not finite becomes null."""
+    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, default=_plain)
+    stream.write(text + "\n")
+    stream.flush()
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is no JSON value")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def show_result(result: Result, stream: TextIO) -> None:
+    """The view of a result for people."""
+    console = open_console(stream)
+    _VIEWS.get(result.kind, _tree)(console, result)
+    stream.flush()
+
+
+def _tree(console: Console, result: Result) -> None:
+    value = result.value
+    console.print(make_tree(result.title or result.kind, value), soft_wrap=True)
+
+
+def _finetune(console: Console, result: Result) -> None:
+    value = result.value
+    _metrics(console, value)
+    if "parameters" in value:
+        _parameters(console, value["parameters"])
+    _facts(console, value)
+    _files(console, value)
+    _next(console, value)
+
+
+def _metrics(console: Console, value: Mapping[str, Any]) -> None:
+    metrics, intervals = value.get("metrics", {}), value.get("intervals", {})
+    examples = value.get("examples", {})
+    rows = []
+    for name, figure in metrics.items():
+        low_high = intervals.get(name)
+        interval = f"{low_high[0]:.4f} to {low_high[1]:.4f}" if low_high else ""
+        n = examples.get(name.partition("/")[0]) if isinstance(examples, Mapping) else examples
+        rows.append([name, f"{figure:.4f}", interval, n])
+    if rows:
+        columns = ["metric", "value", "95 % interval", "n"]
+        console.print(make_table(result_title(value), columns, rows))
+
+
+def result_title(value: Mapping[str, Any]) -> str:
+    """The run that a result is of."""
+    return str(value.get("run", ""))
+
+
+def _parameters(console: Console, parameters: Mapping[str, Any]) -> None:
+    trained, total = parameters.get("trainable"), parameters.get("total")
+    if trained is None or not total:
+        return
+    groups = ", ".join(
+        f"{name} {count:,}"
+        for name, count in parameters.items()
+        if name not in ("trainable", "total") and count
+    )
+    share = f"{trained / total:.4%}"
+    console.print(f"trained parameters: {trained:,} of {total:,} ({share}): {groups}")
+
+
+def _facts(console: Console, value: Mapping[str, Any]) -> None:
+    facts = []
+    if isinstance(value.get("steps"), int):
+        facts.append(f"{value['steps']:,} steps")
+    if value.get("seconds") is not None:
+        facts.append(duration(value["seconds"]))
+    if value.get("samples_per_second"):
+        facts.append(f"{value['samples_per_second']:,.0f} samples/s")
+    if value.get("peak_memory_bytes"):
+        facts.append(f"peak memory {value['peak_memory_bytes'] / 2**30:.2f} GiB")
+    if value.get("weights"):
+        facts.append(f"weights of the {value['weights']} step")
+    if facts:
+        console.print(", ".join(facts))
+
+
+def _files(console: Console, value: Mapping[str, Any]) -> None:
+    files = value.get("files")
+    pairs = files.items() if isinstance(files, Mapping) else [("", f) for f in files or ()]
+    if pairs:
+        console.print("\n[bold]Files[/]")
+    for name, path in pairs:
+        paths = path if isinstance(path, list) else [path]
+        for one in paths[:_MANY]:
+            console.print(f"  {escape(str(name)):<14} {escape(str(one))}", soft_wrap=True)
+        if len(paths) > _MANY:
+            console.print(f"  {'':<14} and {len(paths) - _MANY} more")
+
+
+def _next(console: Console, value: Mapping[str, Any]) -> None:
+    if value.get("next"):
+        console.print("\n[bold]Next[/]")
+    for command in value.get("next", ()):
+        console.print(f"  [green]{escape(command)}[/]", soft_wrap=True)
+
+
+def _dry_run(console: Console, result: Result) -> None:
+    value = result.value
+    sites: Sequence[Mapping[str, Any]] = value.get("sites", ())
+    if sites:
+        columns = list(sites[0])
+        rows = [[site[c] for c in columns] for site in sites]
+        console.print(make_table(f"{len(sites)} sites", columns, rows))
+    _parameters(console, value.get("parameters", {}))
+    _facts(console, value)
+
+
+def _evaluate(console: Console, result: Result) -> None:
+    _metrics(console, result.value)
+    _facts(console, result.value)
+    _files(console, result.value)
+
+
+def _predict(console: Console, result: Result) -> None:
+    value = result.value
+    predictions: Sequence[Mapping[str, Any]] = value.get("predictions") or ()
+    if predictions:
+        columns = list(predictions[0])
+        rows = [[p[c] for c in columns] for p in predictions[:_MANY]]
+        console.print(make_table("", columns, rows))
+    output = f", written to {value['output']}" if value.get("output") else ""
+    more = f" ({_MANY} shown)" if len(predictions) > _MANY else ""
+    console.print(f"{value.get('examples', len(predictions)):,} images{more}{escape(output)}",
+                  soft_wrap=True)  # fmt: skip
+
+
+def _list(console: Console, result: Result) -> None:
+    entries: Sequence[Mapping[str, Any]] = result.value
+    if not entries:
+        console.print(f"no {result.title}")
+    elif any(e.get("capabilities") or e.get("options") for e in entries):
+        rows = [[e["name"], e["summary"], _capable(e), ", ".join(e["options"])] for e in entries]
+        console.print(make_table("", ["name", "what it is", "can", "options"], rows))
+    else:
+        for e in entries:
+            line = f"[bold]{escape(e['name'])}[/]  {escape(e['summary'])}"
+            console.print(line.rstrip(), soft_wrap=True)
+
+
+def _capable(entry: Mapping[str, Any]) -> str:
+    """`merge` is null where it works and the reason where not; the others are yes or no."""
+    able = []
+    for name, value in entry["capabilities"].items():
+        if name == "merge":
+            able += ["merge"] if value in (None, True) else []
+        elif value:
+            able.append(name if value is True else f"{name} {shown(value)}")
+    return ", ".join(able)
+
+
+_VIEWS: dict[str, Callable[[Console, Result], None]] = {
+    "finetune": _finetune,
+    "dry-run": _dry_run,
+    "eval": _evaluate,
+    "predict": _predict,
+    "list": _list,
+}

@@ -1,0 +1,45 @@
+"""The recipes of a folder: their first comment line, their method, their tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from gistcli.errors import RecipeError
+from gistcli.recipe import yaml
+
+
+def list_recipes(folders: Iterable[Path]) -> list[dict[str, Any]]:
+    """An entry for each recipe below the folders; a damaged one says what is wrong with it."""
+    return [_entry(str(path), _summary(path, tree)) for path, tree in _recipes(folders)]
+
+
+def list_tasks(folders: Iterable[Path]) -> list[dict[str, Any]]:
+    """An entry for each task of each family file; the summary names the file."""
+    return [
+        _entry(str(task), f"{path} --task {task}")
+        for path, tree in _recipes(folders)
+        if isinstance(tree, dict) and isinstance(tree.get("tasks"), dict)
+        for task in tree["tasks"]
+    ]
+
+
+def _entry(name: str, summary: str) -> dict[str, Any]:
+    return {"name": name, "summary": summary, "capabilities": {}, "options": {}}
+
+
+def _recipes(folders: Iterable[Path]) -> Iterator[tuple[Path, Any]]:
+    for folder in folders:
+        for path in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")]):
+            try:
+                yield path, yaml.parse_file(path, str(path))[0]
+            except RecipeError as error:
+                yield path, error
+
+
+def _summary(path: Path, tree: Any) -> str:
+    if isinstance(tree, RecipeError):
+        return f"cannot be read: {tree.message}"
+    first = path.read_text(encoding="utf-8-sig").partition("\n")[0].strip()
+    return first.lstrip("# ") if first.startswith("#") else ""
