@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gistcli.atomic import write_bytes
-from gistcli.errors import DataError, did_you_mean
+from gistcli.errors import DataError, RecipeError, did_you_mean
 
 SPLITS = ("train", "val", "test")
 _SHOWN = 50
@@ -239,6 +239,17 @@ class Catalog:
             for r in records:
                 writer.writerow([split, r.name, r.label, *([r.group or ""] if grouped else [])])
         write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def refuse_options(why: str, **given: object) -> None:
+    """Refuses keys of the section that would be passed over: those with a value are named.
+
+    Raises:
+        RecipeError: at least one of them is set.
+    """
+    set_ones = [f"data.{key}" for key, value in given.items() if value]
+    if set_ones:
+        raise RecipeError(f"{why}: {', '.join(set_ones)} cannot apply.", "Leave it out.")
 
 
 def class_order(labels: Iterable[str]) -> list[str]:

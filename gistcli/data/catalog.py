@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gistcli import registry
 from gistcli.data.base import SPLITS, Catalog, DataOptions, Found, Record, class_order, some
-from gistcli.data.hub import FILES, holds_tables
+from gistcli.data.fetch import FILES, holds_tables
 from gistcli.data.images import is_image_name
 from gistcli.data.lists import split_lists
 from gistcli.data.splits import divide, identical, leaking_groups, read_pinned, take_shots
@@ -91,16 +91,21 @@ def _doubts(catalog: Catalog) -> list[str]:
 
 
 def _find(data: DataOptions, base: Path) -> tuple[str, Found]:
-    path = base / Path(data.path).expanduser()
+    path = base / os.path.expanduser(data.path)
     if path.exists():
-        kind = _kind(path)
-        source = registry.resolve("sources", kind)(data, path)
-        return path.resolve().stem if path.is_file() else path.resolve().name, source.find()
+        try:
+            source = registry.resolve("sources", _kind(path))(data, path)
+            return path.resolve().stem if path.is_file() else path.resolve().name, source.find()
+        except OSError as error:
+            raise DataError(
+                f"{error.filename or path} cannot be read: {error.strerror or error}."
+            ) from error
     sources = [name for name in registry.names("sources") if name not in _NEED_A_PATH]
     if data.path in sources:
         return data.path, registry.resolve("sources", data.path)(data, data.path).find()
     match = _HUB_NAME.fullmatch(data.path)
-    if match is None or _close(data.path, path, sources):
+    inside = "/" in data.path and path.parent.is_dir()
+    if match is None or inside or _close(data.path, path, sources):
         raise _not_found(data.path, path, sources)
     name = match["name"]
     return name.replace("/", "-"), registry.resolve("sources", "hf")(data, name).find()

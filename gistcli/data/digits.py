@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from gistcli.data.base import DataOptions, Found, Record
+from gistcli.data.base import DataOptions, Found, Record, refuse_options
 from gistcli.data.splits import ranked
 
 _SIZES = {"test": 500, "val": 200}
@@ -22,7 +22,14 @@ class Digits:
     """
 
     def __init__(self, data: DataOptions, place: Path | str) -> None:
-        del data, place
+        del place
+        named = None if data.splits == "auto" else data.splits
+        refuse_options(
+            "The digits have a fixed split and neither groups nor columns",
+            splits=named,
+            group_by=data.group_by,
+            columns=data.columns,
+        )
 
     def find(self) -> Found:
         """All digits as PNG in memory."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from gistcli.data.base import SPLITS, DataOptions, Found, Record, some
+from gistcli.data.base import SPLITS, DataOptions, Found, Record, refuse_options, some
 from gistcli.data.images import ignored_folder, walk_images
 from gistcli.data.splits import ALIASES, split_name
 from gistcli.errors import DataError, NotFound, RecipeError, did_you_mean
@@ -22,6 +23,7 @@ class Folder:
     """
 
     def __init__(self, data: DataOptions, place: Path | str) -> None:
+        refuse_options("Class folders have no columns", columns=data.columns)
         self.root = Path(place)
         self.splits = data.splits
         self.group_by = _pattern(data.group_by)
@@ -65,7 +67,7 @@ class Folder:
         return splits
 
     def _named_folders(self, splits: Mapping[str, str]) -> dict[str, Path]:
-        folders = {split_name(s): self.root / Path(f).expanduser() for s, f in splits.items()}
+        folders = {split_name(s): self.root / os.path.expanduser(f) for s, f in splits.items()}
         missing = [str(f) for f in folders.values() if not f.is_dir()]
         if missing:
             here = [f.name for f in _visible_folders(self.root)]

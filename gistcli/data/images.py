@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from gistcli.data.base import Blob, some
 from gistcli.errors import DataError, NotFound, did_you_mean
@@ -22,9 +22,13 @@ EXTENSIONS = frozenset(
     for ending in (
         *("jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "avif", "gif", "bmp", "dib"),
         *("tif", "tiff", "ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "tga"),
+        *("heic", "heif"),
     )
 )
-"""File name endings that are taken for pictures when a folder is searched."""
+"""File name endings that are taken for pictures when a folder is searched.
+
+HEIC needs a plug-in of Pillow; without one such files are named as broken, not passed over.
+"""
 
 _BROKEN = (
     OSError,
@@ -39,6 +43,18 @@ _BROKEN = (
     Image.DecompressionBombError,
 )
 """What Pillow raises for damaged files."""
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each value of the EXIF orientation."""
 
 
 @contextmanager
@@ -84,7 +100,9 @@ def read_image(
             if at_least:
                 _draft(image, at_least)
             image.load()
-            return _upright(image, "L" if grey else "RGB")
+            # by way of RGB even to grey: an unequal road would give unequal pixels
+            rgb = _to_rgb(_upright(image))
+            return rgb.convert("L") if grey else rgb
     except _BROKEN as error:
         raise DataError(f"{name}: {_reason(error)}") from error
 
@@ -106,30 +124,21 @@ def _draft(image: Image.Image, at_least: int) -> None:
         image.draft(None, (width, height))
 
 
-def _upright(image: Image.Image, mode: str) -> Image.Image:
-    flat = _to_mode(image, mode)
+def _upright(image: Image.Image) -> Image.Image:
     try:
-        if image.getexif().get(0x0112, 1) == 1:
-            return flat
-        # the tag sits on the decoded file, not on a picture made from it
-        flat.info["exif"] = image.getexif().tobytes()
-        turned = ImageOps.exif_transpose(flat)
+        turn = _TURNS.get(image.getexif().get(0x0112, 1))
     except _BROKEN:
-        return flat  # a damaged tag does not spoil the pixels
-    return turned
+        turn = None  # a damaged tag does not spoil the pixels
+    return image if turn is None else image.transpose(turn)
 
 
-def _to_mode(image: Image.Image, mode: str) -> Image.Image:
+def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         image = _to_bytes(image)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        image = Image.alpha_composite(white, rgba)
-    if image.mode != "RGB":
-        # through RGB even to grey, so that a model with one channel sees palettes and CMYK alike
-        image = image.convert("RGB") if image.mode != "L" or mode == "RGB" else image
-    return image if image.mode == mode else image.convert(mode)
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return image.convert("RGB")
 
 
 def _to_bytes(image: Image.Image) -> Image.Image:
@@ -156,7 +165,7 @@ def _reason(error: BaseException) -> str:
     if text == "empty":
         return "an empty file"
     if isinstance(error, UnidentifiedImageError):
-        return "not an image"
+        return "not an image of a known kind"
     if "truncated" in text.lower() or isinstance(error, EOFError):
         return "truncated"
     return f"damaged ({text})"

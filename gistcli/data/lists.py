@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,8 @@ class ImageList:
         """Split -> list; one list for all is under `train`."""
         if isinstance(self.data.splits, Mapping):
             files = {
-                split_name(s): self.root / Path(f).expanduser() for s, f in self.data.splits.items()
+                split_name(s): self.root / os.path.expanduser(f)
+                for s, f in self.data.splits.items()
             }
             missing = [str(f) for f in files.values() if not f.is_file()]
             if missing:
@@ -94,8 +96,8 @@ class ImageList:
         if not file or not isinstance(file, str) or label is None:
             self._problem("without an image or a label", where)
             return None
-        path = folder / Path(file).expanduser()
-        if not Path(file).expanduser().is_absolute() and ".." in Path(file).parts:
+        path = folder / file
+        if not Path(file).is_absolute() and ".." in Path(file).parts:
             self._problem("with a path that leaves the folder of the list", f"{where}: {file}")
         elif not path.is_file():
             self._problem("whose file does not exist", f"{where}: {file}")

@@ -220,7 +220,10 @@ def _spread(count: int, limit: int | None) -> list[int]:
 
 
 def _size(nbytes: int) -> str:
-    return f"{nbytes / 1e6:,.0f} MB" if nbytes < 1e9 else f"{nbytes / 1e9:,.1f} GB"
+    for unit, size, digits in (("GB", 1e9, 1), ("MB", 1e6, 0)):
+        if nbytes >= size:
+            return f"{nbytes / size:,.{digits}f} {unit}"
+    return f"{nbytes / 1e3:,.0f} kB"
 
 
 def load_images(

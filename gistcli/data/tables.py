@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,7 +39,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         elif ending == ".json":
             rows = _json_rows(json.loads(text))
         else:
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+            rows = _line_rows(text)
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start}).") from None
     except json.JSONDecodeError as error:
@@ -55,12 +56,23 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _csv_rows(text: str, delimiter: str) -> list[dict[str, Any]]:
-    reader = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows = []
     for row in reader:
         if None in row or None in row.values():
             raise ValueError(f"line {reader.line_num} has another number of fields than the header")
         rows.append({str(key).strip(): value.strip() for key, value in row.items()})
+    return rows
+
+
+def _line_rows(text: str) -> list[Any]:
+    rows = []
+    # not splitlines: JSON text may hold other line separators
+    for number, line in enumerate(text.split("\n"), 1):
+        try:
+            rows += [json.loads(line)] if line.strip() else []
+        except json.JSONDecodeError as error:
+            raise ValueError(f"line {number} is not JSON: {error.msg}") from None
     return rows
 
 

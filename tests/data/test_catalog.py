@@ -223,6 +223,25 @@ def test_a_path_that_is_not_there_is_answered_with_what_is(
     assert "There is no folder" in caught.value.hint
 
 
+def test_options_that_cannot_apply_are_refused(
+    options: Options, class_folders: Folders, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match=r"digits have .*: data\.group_by cannot apply"):
+        open_catalog(options("digits", group_by="x"), base=tmp_path)
+    class_folders(tmp_path / "pets", cat=3, dog=3)
+    with pytest.raises(RecipeError, match=r"no columns: data\.columns cannot apply"):
+        open_catalog(options("pets", columns={"image": "x"}), base=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a--b", "pets/cta", "~nobody/x", "../x"])
+def test_a_name_that_no_hub_has_is_not_looked_up(
+    name: str, options: Options, class_folders: Folders, tmp_path: Path
+) -> None:
+    class_folders(tmp_path / "pets", cat=1)
+    with pytest.raises(NotFound):
+        open_catalog(options(name), base=tmp_path)
+
+
 def test_a_hub_name_while_offline_is_answered_at_once(
     options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,6 +112,13 @@ def test_groups_are_a_column(pngs: list[bytes], options: Options, tmp_path: Path
     assert sum(map(len, groups)) == len(set.union(*groups)) == 10
 
 
+def test_a_column_may_name_the_split(pngs: list[bytes], options: Options, tmp_path: Path) -> None:
+    splits = ["training" if i % 3 else "val" for i in range(30)]
+    table(pngs, split=splits).to_parquet(tmp_path / "x.parquet")
+    catalog = open_catalog(options("x.parquet"), base=tmp_path)
+    assert catalog.counts() == {"train": 20, "val": 10}
+
+
 def test_a_split_without_labels_is_left_out_and_a_gap_is_an_error(
     pngs: list[bytes], options: Options, tmp_path: Path
 ) -> None:

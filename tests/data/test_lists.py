@@ -118,6 +118,18 @@ def test_absolute_paths_are_taken_as_they_are(
     assert catalog.splits["test"][0].name == str(other / "a/a0.png")
 
 
+def test_odd_line_separators_inside_a_row_do_not_break_it(
+    root: Path, options: Options, noise: Callable
+) -> None:
+    noise(1).save(root / "a" / "x\u2028y.png")
+    table = [{**r, "label": r["label"] + "\u2028"} for r in rows(root)]
+    lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in table)
+    (root / "all.jsonl").write_text(lines)
+    assert len(open_catalog(options(root / "all.jsonl"), base=Path()).classes) == 2
+    write(root / "all.csv", table)
+    assert sum(open_catalog(options(root / "all.csv"), base=Path()).counts().values()) == 21
+
+
 def test_repeated_rows_count_once_with_a_warning(root: Path, options: Options) -> None:
     table = [*rows(root), *rows(root)[:2]]
     catalog = open_catalog(options(write(root / "all.csv", table)), base=Path())
@@ -131,6 +143,7 @@ def test_repeated_rows_count_once_with_a_warning(root: Path, options: Options) -
         ("a.json", "[{]", r"not JSON: .*line 1, column 3"),
         ("a.json", "3", "wanted a list of objects"),
         ("a.json", "[]", "no rows"),
+        ("a.jsonl", '{"image": 1}\n\n{"image"}\n', "line 3 is not JSON"),
         ("a.jsonl", '{"image": 1}\n3\n', "no rows of named columns"),
         ("a.csv", "image,label\na,b,c\n", "line 2 has another number of fields"),
         ("a.csv", "image,label\n", "no rows"),

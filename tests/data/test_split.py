@@ -157,10 +157,10 @@ def test_a_pass_may_be_left_early_and_another_started(pets: Catalog, small: Prep
 def test_progress_and_the_size_of_the_cache_are_told(pets: Catalog, small: Preprocess) -> None:
     heard = Heard()
     load_split(pets, "train", small, train=True, augment="flip-crop", reporter=heard)
-    assert heard.said == ["pets train: 11 images, 0 MB, resident on cpu"]
+    assert heard.said == ["pets train: 11 images, 11 kB, resident on cpu"]
     assert heard.phases == {"decode": [11, 11]}
     load_split(pets, "val", small, train=False, reporter=heard, budget_bytes=0)
-    assert heard.said[1] == "pets val: 4 images, 0 MB, streamed"
+    assert heard.said[1] == "pets val: 4 images, 3 kB, streamed"
     assert heard.finished == ["decode", "check"]
 
 

@@ -1,0 +1,150 @@
+"""Loading tables with Hugging Face `datasets`: from disk, from the cache, from the hub."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gistcli.data.splits import split_name
+from gistcli.errors import DataError, NotFound
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+FILES = (".parquet", ".arrow")
+_PATIENCE = 2.0
+"""Seconds that the hub has to answer before we go on without it."""
+
+
+def load_tables(place: Path | str, splits: str | Mapping[str, str]) -> dict[str, Dataset]:
+    """Tables by the data set's own split names; one without splits is `train`.
+
+    Args:
+        place: an existing file or folder, or a name on the hub.
+        splits: the recipe's `data.splits`; it matters here where it names files.
+
+    Raises:
+        NotFound: neither in the cache nor, as far as it can be reached, on the hub.
+        DataError: damaged files.
+    """
+    import datasets
+
+    with _quiet():
+        if not isinstance(place, Path):
+            loaded = _from_hub(place)
+        else:
+            try:
+                loaded = _from_disk(place, splits)
+            except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+                raise DataError(f"{place} cannot be read: {_short(error)}") from error
+    return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
+
+
+def _from_disk(path: Path, splits: str | Mapping[str, str]) -> Any:
+    """A saved data set, arrow or parquet files, or a folder of them."""
+    import datasets
+
+    if is_saved(path):
+        return datasets.load_from_disk(str(path))
+    root = path if path.is_dir() else path.parent
+    if isinstance(splits, Mapping) and names_files(splits):
+        files = {split_name(s): str(root / os.path.expanduser(f)) for s, f in splits.items()}
+        kind = Path(next(iter(files.values()))).suffix
+    elif path.is_dir():
+        return datasets.load_dataset(str(path))
+    else:
+        files, kind = {"train": str(path)}, path.suffix
+    return datasets.load_dataset("arrow" if kind == ".arrow" else "parquet", data_files=files)
+
+
+def names_files(splits: str | Mapping[str, str]) -> bool:
+    """Whether `data.splits` maps to files rather than to splits of a data set."""
+    if isinstance(splits, str):
+        return False
+    return all(name.endswith(FILES) for name in splits.values())
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `datasets`' `save_to_disk` wrote this folder."""
+    names = ("dataset_dict.json", "state.json")
+    return folder.is_dir() and any((folder / name).is_file() for name in names)
+
+
+def holds_tables(folder: Path) -> bool:
+    """Whether a folder is one of parquet or arrow files, at most one folder down."""
+    return is_saved(folder) or any(
+        path.suffix in FILES for pattern in ("*", "*/*") for path in folder.glob(pattern)
+    )
+
+
+def _from_hub(name: str) -> Any:
+    """A data set of the hub, or its copy in the local cache where the hub does not answer."""
+    import datasets
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    why = ""
+    try:
+        # one short question first: the loader itself would retry for half a minute
+        HfApi().dataset_info(name, timeout=_PATIENCE)
+    except (HfHubHTTPError, HFValidationError) as error:
+        raise NotFound(
+            f"{name!r} is neither a path nor a data set that the hub shows: {_short(error)}"
+        ) from None
+    except (OfflineModeIsEnabled, OSError, RuntimeError) as error:
+        why = _short(error)
+    except Exception as error:
+        if not type(error).__module__.startswith("httpx"):
+            raise
+        why = _short(error)
+    try:
+        with _offline(bool(why)):
+            return datasets.load_dataset(name)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        if not why:
+            raise DataError(f"{name} cannot be loaded: {_short(error)}") from error
+        raise NotFound(
+            f"{name!r} is no path here, and as a data set of the hub it can be neither fetched nor "
+            f"found in the cache ({why}).",
+            f"Fetch it where there is a network: hf download {name} --repo-type dataset "
+            f"--local-dir DIR, and give DIR.",
+        ) from None
+
+
+@contextmanager
+def _offline(active: bool) -> Iterator[None]:
+    """The cache only, without asking the network."""
+    import datasets
+
+    before = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = before or active
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No bars and no chatter of the library: our reporter talks."""
+    import datasets
+
+    bars = datasets.are_progress_bars_disabled()
+    level = datasets.logging.get_verbosity()
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        datasets.logging.set_verbosity(level)
+        if not bars:
+            datasets.enable_progress_bars()
+
+
+def _short(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__
