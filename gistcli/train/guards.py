@@ -94,7 +94,7 @@ def _should_move(parameter: Tensor, rate: float, adaptive: bool) -> bool:
     if largest == 0.0:
         return True
     size = rate if adaptive else rate * largest
-    return size > 4 * torch.finfo(parameter.dtype).eps * float(parameter.abs().max())
+    return size > 4 * torch.finfo(parameter.dtype).eps * float(parameter.detach().abs().max())
 
 
 def _listed(names: list[str], most: int = 8) -> str:
