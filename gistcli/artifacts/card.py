@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from timm.models import get_pretrained_cfg
 
 from gistcli.artifacts.output import Receipt
 
@@ -17,7 +18,7 @@ class CardFacts:
     """What a model card says.
 
     Attributes:
-        base_model: of the backbone, as a hub repository where it is one.
+        base_model: the backbone as the user named it: repository, timm name or folder.
         method: one line: name and what it does.
         classes: names in the order of the logits.
         data: where the examples came from.
@@ -64,8 +65,9 @@ def model_card(facts: CardFacts, receipt: Receipt) -> str:
 def _front_matter(facts: CardFacts, receipt: Receipt) -> dict[str, Any]:
     library = {"peft": "peft", "onnx": "onnx"}.get(receipt.format, "timm")
     front: dict[str, Any] = {}
-    if facts.base_model.count("/") == 1 and not Path(facts.base_model).exists():
-        front["base_model"] = facts.base_model
+    repository = hub_name(facts.base_model)
+    if repository:
+        front["base_model"] = repository
     if facts.license:
         front["license"] = facts.license
     front |= {"library_name": library, "pipeline_tag": "image-classification"}
@@ -74,6 +76,16 @@ def _front_matter(facts: CardFacts, receipt: Receipt) -> dict[str, Any]:
     if library == "timm":
         tags.insert(2, "transformers")
     return {**front, "tags": tags}
+
+
+def hub_name(base: str) -> str | None:
+    """The hub repository of a base, where it has one; None for a folder or an embedded network."""
+    if Path(base).exists():
+        return None
+    if base.count("/") == 1:
+        return base.removeprefix("hf-hub:")
+    config = get_pretrained_cfg(base) if "/" not in base else None
+    return config.hf_hub_id if config is not None else None
 
 
 def _title(facts: CardFacts) -> str:

@@ -7,6 +7,7 @@ whatever the arithmetic before the cast; so the loss is measured for each tensor
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -54,48 +55,67 @@ def measure(key: str, base: Tensor, tuned: Tensor, dtype: torch.dtype) -> Roundi
     Where the shapes differ (rows were added) the update is the whole tensor.
     """
     base = base if base.shape == tuned.shape else torch.zeros_like(tuned)
-    update = tuned - base
-    size = _norm(update)
-    written = tuned.to(dtype)
-    stays = written == base.to(dtype)
-    losses = {dtype_name(d): _lost(tuned, tuned.to(d), size) for d in CANDIDATES}
-    return _compare(key, base, update, written.float() - base, stays, losses)
+    sums = _Sums()
+    for w, new in zip(_chunks(base), _chunks(tuned), strict=True):
+        written = new.to(dtype)
+        sums.add(w, new - w, written.float() - w, written == w.to(dtype))
+        for candidate in CANDIDATES:
+            sums.lost[dtype_name(candidate)] += _square(new.to(candidate).float() - new)
+    return sums.result(key)
 
 
 def measure_update(key: str, base: Tensor, update: Tensor, kept: Tensor) -> Rounding:
     """The rounding of an update that is written apart from the base (a LoRA folder)."""
-    return _compare(key, base, update, kept, kept == 0, {})
+    sums = _Sums()
+    sums.add(base, update, kept, kept == 0)
+    return sums.result(key)
 
 
-def _compare(
-    key: str,
-    base: Tensor,
-    update: Tensor,
-    kept: Tensor,
-    stays: Tensor,
-    by_dtype: dict[str, float],
-) -> Rounding:
-    size = _norm(update)
-    product = size * _norm(kept)
-    asked = update != 0
-    return Rounding(
-        key=key,
-        relative_change=size / max(_norm(base), torch.finfo(torch.float32).tiny),
-        relative_rounding=_norm(kept - update) / size if size else 0.0,
-        cosine=min(1.0, float(torch.sum(update * kept)) / product) if product else 1.0,
-        unchanged_fraction=float((stays & asked).sum()) / max(int(asked.sum()), 1),
-        by_dtype=by_dtype,
-    )
+class _Sums:
+    """What `Rounding` is made of, summed over pieces: large tensors are not copied whole."""
+
+    def __init__(self) -> None:
+        self.base = self.update = self.kept = self.product = self.error = 0.0
+        self.asked = self.stayed = 0
+        self.lost: defaultdict[str, float] = defaultdict(float)  # squared error by dtype
+
+    def add(self, base: Tensor, update: Tensor, kept: Tensor, stays: Tensor) -> None:
+        """One piece: W, W' - W, c - W, and where c is the cast of W."""
+        asked = update != 0
+        self.base += _square(base)
+        self.update += _square(update)
+        self.kept += _square(kept)
+        self.error += _square(kept - update)
+        self.product += float(torch.sum(update * kept))
+        self.asked += int(asked.sum())
+        self.stayed += int((stays & asked).sum())
+
+    def result(self, key: str) -> Rounding:
+        """The figures of the whole tensor."""
+        size = math.sqrt(self.update)
+        norms = size * math.sqrt(self.kept)
+        return Rounding(
+            key=key,
+            relative_change=size / max(math.sqrt(self.base), torch.finfo(torch.float32).tiny),
+            relative_rounding=_ratio(self.error, size),
+            cosine=min(1.0, self.product / norms) if norms else 1.0,
+            unchanged_fraction=self.stayed / max(self.asked, 1),
+            by_dtype={name: _ratio(square, size) for name, square in self.lost.items()},
+        )
 
 
-def _norm(x: Tensor) -> float:
-    return float(torch.linalg.vector_norm(x))
+def _chunks(x: Tensor) -> tuple[Tensor, ...]:
+    return x.reshape(-1).split(1 << 20)
 
 
-def _lost(tuned: Tensor, written: Tensor, size: float) -> float:
-    if not torch.isfinite(written).all():
+def _square(x: Tensor) -> float:
+    return float(torch.linalg.vector_norm(x)) ** 2
+
+
+def _ratio(squared_error: float, size: float) -> float:
+    if not math.isfinite(squared_error):
         return math.inf
-    return _norm(written.float() - tuned) / size if size else 0.0
+    return math.sqrt(squared_error) / size if size else 0.0
 
 
 def worst(found: Sequence[Rounding]) -> float:

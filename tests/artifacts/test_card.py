@@ -11,7 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from gistcli.artifacts.card import CardFacts, model_card
+from gistcli.artifacts.card import CardFacts, hub_name, model_card
 from gistcli.artifacts.merge import merge_timm
 from gistcli.artifacts.output import Receipt
 from gistcli.artifacts.peft_export import export_peft
@@ -51,6 +51,20 @@ def test_a_local_base_and_an_unknown_licence_are_left_out() -> None:
     assert front["library_name"] == "onnx"
     assert "base_model" not in front
     assert "license" not in front
+
+
+@pytest.mark.parametrize(
+    ("base", "repository"),
+    [
+        ("owner/name", "owner/name"),
+        ("hf-hub:owner/name", "owner/name"),
+        ("vit_base_patch16_224.augreg_in21k", "timm/vit_base_patch16_224.augreg_in21k"),
+        ("gist_vit_nano", None),
+        ("/models/of/mine", None),
+    ],
+)
+def test_the_base_is_named_as_the_hub_knows_it(base: str, repository: str | None) -> None:
+    assert hub_name(base) == repository
 
 
 def test_figures_come_with_interval_and_count() -> None:
