@@ -1,0 +1,87 @@
+"""A recipe's backbone with its method attached, and what a reader wants to know of the two."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gistcli.backbones import Backbone, open_backbone
+from gistcli.methods.base import Method, Tuner
+from gistcli.recipe import ModelSection, Recipe
+from gistcli.reporting import Reporter
+
+
+@dataclass
+class Assembly:
+    """A tuner on its backbone."""
+
+    method: Method
+    backbone: Backbone
+    tuner: Tuner
+
+    def parameters(self) -> dict[str, int]:
+        """Counts by group; `total` is the backbone with head plus what the method adds."""
+        trained = self.tuner.trainable()
+        groups = {
+            group: sum(t.parameter.numel() for t in trained.values() if t.group == group)
+            for group in ("method", "gist", "head")
+        }
+        added = sum(p.numel() for p in self.tuner.parameters())
+        total = self.backbone.count() + added
+        return {**groups, "trainable": sum(groups.values()), "total": total}
+
+
+def open_model(model: ModelSection, *, name: str | None = None, meta: bool = False) -> Backbone:
+    """The backbone of a recipe, or of another place that holds the same one."""
+    return open_backbone(
+        name or model.name,
+        img_size=model.img_size,
+        dtype=model.dtype,
+        drop_path=model.drop_path,
+        grad_checkpointing=model.grad_checkpointing,
+        meta=meta,
+    )
+
+
+def assemble(recipe: Recipe, classes: Sequence[str] | int, *, meta: bool = False) -> Assembly:
+    """Backbone, new head, method; the same for the same seed.
+
+    Raises:
+        GistError: whatever keeps the model or the method from being built.
+    """
+    method: Method = recipe.build_method()
+    backbone = open_model(recipe.model, meta=meta)
+    backbone.reset_head(classes if isinstance(classes, int) else len(classes), recipe.seed)
+    torch.manual_seed(recipe.seed)
+    return Assembly(method, backbone, method.attach(backbone))
+
+
+def site_rows(tuner: Tuner) -> list[dict[str, Any]]:
+    """The sites of a tuner as JSON."""
+    return [
+        {
+            "name": s.name,
+            "role": s.role,
+            "layer": s.layer,
+            "d_in": s.d_in,
+            "d_out": s.d_out,
+            "rows": [s.rows.start, s.rows.stop] if s.rows else None,
+        }
+        for s in tuner.sites
+    ]
+
+
+def say_parameters(assembly: Assembly, reporter: Reporter) -> None:
+    """Trained against all, the head apart, and whether the result merges."""
+    counts = assembly.parameters()
+    share = 100 * counts["trainable"] / counts["total"]
+    reporter.say(
+        f"trainable params: {counts['trainable']:,} || all params: {counts['total']:,} || "
+        f"trainable%: {share:.4f}  ({assembly.method.name} {counts['method']:,}, "
+        f"head {counts['head']:,})"
+    )
+    reason = assembly.method.capabilities().merge
+    reporter.say(f"merge: {'exact' if reason is None else f'no: {reason}'}")

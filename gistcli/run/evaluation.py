@@ -1,0 +1,118 @@
+"""`gist eval`: the figures of a run or of a merged folder on labelled data."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from gistcli.data import Catalog, open_catalog
+from gistcli.data.split import ImageSplit, load_split
+from gistcli.errors import Refused, UnknownName, did_you_mean
+from gistcli.evaluate.classify import predict, scalars, score
+from gistcli.recipe import DataSection
+from gistcli.reporting import SILENT, Reporter
+from gistcli.run.loading import Loaded, open_target
+
+
+def evaluate(
+    target: Path,
+    *,
+    data: str | None = None,
+    split: str | None = None,
+    model: str | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    reporter: Reporter = SILENT,
+) -> dict[str, Any]:
+    """Metrics on the run's own split, or on other data with the same classes.
+
+    Args:
+        target: run or merged folder.
+        data: labelled data; None for those of the run, divided as they were.
+        split: which split; None for test, else val.
+        model: where the backbone lies now.
+        device: where to compute.
+        batch_size: examples per forward pass.
+        reporter: gets all talk.
+
+    Raises:
+        GistError: see `open_target`; a merged folder without `data`; classes unknown to the model.
+    """
+    start = time.perf_counter()
+    loaded = open_target(target, model=model, device=device)
+    catalog = find_catalog(loaded, data, "eval")
+    name = choose_split(catalog, split)
+    images = open_split(loaded, catalog, name, reporter=reporter)
+    size = batch_size or loaded.batch_size
+    outputs = predict(
+        loaded.tuner, images, size, precision=loaded.precision(), reporter=reporter, phase=name
+    )
+    figures = score(outputs, loaded.classes)
+    return {
+        "target": str(target),
+        "data": data or (loaded.recipe.data.path if loaded.recipe else None),
+        "metrics": {f"{name}/{key}": value for key, value in scalars(figures).items()},
+        "intervals": {f"{name}/accuracy": figures["interval"]},
+        "examples": len(images),
+        "per_class": figures["per_class"],
+        "seconds": round(time.perf_counter() - start, 3),
+    }
+
+
+def find_catalog(loaded: Loaded, data: str | None, command: str) -> Catalog:
+    """The run's data with its splits, or other data, under the model's class order.
+
+    Raises:
+        Refused: a merged folder knows no data of its own.
+        DataError, NotFound: what is there cannot be used.
+    """
+    if data is not None:
+        section = DataSection(path=data)
+        if loaded.recipe is not None:
+            section = loaded.recipe.data.model_copy(update={"path": data, "shots": None})
+        return open_catalog(section, base=Path.cwd(), whole=True).with_classes(loaded.classes)
+    if loaded.recipe is None or loaded.run is None:
+        raise Refused(
+            f"{loaded.name} is a merged folder and knows no data.",
+            f"Say on what: `gist {command} {loaded.name} --data PATH`.",
+        )
+    pinned = loaded.run.splits_path
+    return open_catalog(loaded.recipe.data, base=Path.cwd(), pinned=pinned).with_classes(
+        loaded.classes
+    )
+
+
+def choose_split(catalog: Catalog, split: str | None) -> str:
+    """The asked split; test, else val, else train where none was asked for.
+
+    Raises:
+        UnknownName: there is no such split.
+    """
+    available = [s for s in ("test", "val", "train") if s in catalog.splits]
+    if split is None:
+        return available[0]
+    if split not in available:
+        raise UnknownName(f"{catalog.name} has no split {split!r}.", did_you_mean(split, available))
+    return split
+
+
+def open_split(
+    loaded: Loaded,
+    catalog: Catalog,
+    name: str,
+    *,
+    limit: int | None = None,
+    reporter: Reporter = SILENT,
+) -> ImageSplit:
+    """A split as evaluation sees it."""
+    return load_split(
+        catalog,
+        name,
+        loaded.preprocess,
+        train=False,
+        on_error=loaded.recipe.data.on_error if loaded.recipe else "raise",
+        device=loaded.device,
+        reporter=reporter,
+        limit=limit,
+    )

@@ -1,0 +1,138 @@
+"""`gist merge`: a run as plain weights, verified on real images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gistcli.artifacts.card import CardFacts, model_card
+from gistcli.artifacts.merge import merge_timm
+from gistcli.artifacts.onnx_export import PixelsToLogits, export_onnx, require_onnx
+from gistcli.artifacts.output import Receipt, check_output
+from gistcli.artifacts.peft_export import export_peft
+from gistcli.artifacts.plan import plan_merge
+from gistcli.artifacts.timm_export import tuned_config
+from gistcli.artifacts.verify import Reference
+from gistcli.data import open_catalog
+from gistcli.errors import GistError, Refused, UnknownName, did_you_mean
+from gistcli.recipe import DataSection
+from gistcli.reporting import SILENT, Reporter
+from gistcli.run.evaluation import choose_split, find_catalog, open_split
+from gistcli.run.loading import Loaded, open_target
+
+FORMATS = ("timm", "peft", "onnx")
+REFERENCE_IMAGES = 32
+
+
+def merge(
+    target: Path,
+    output: Path,
+    *,
+    format: str | None = None,
+    dtype: str | None = None,
+    scale: float = 1.0,
+    max_drift: float | None = None,
+    verify: bool = True,
+    model: str | None = None,
+    reporter: Reporter = SILENT,
+) -> dict[str, Any]:
+    """Write a run as weights that other programs load.
+
+    Args:
+        target: a run.
+        output: the folder to write; it appears only when everything in it was verified.
+        format: timm (also loaded by transformers), peft or onnx; None for timm.
+        dtype: float32, bfloat16 or float16; None for that of the base.
+        scale: 0 for the base, 1 for the tuned network; the head is the tuned one.
+        max_drift: the largest accepted difference of a logit for a dtype other than float32.
+        verify: read back and compare.
+        model: where the backbone lies now.
+        reporter: gets all talk.
+
+    Raises:
+        NotMergeable: with the reason.
+        VerificationFailed: what was read back differs.
+        GistError: as `open_target`; the disk.
+    """
+    kind = _known("format", format or "timm", FORMATS)
+    if kind == "onnx":
+        require_onnx()
+        if dtype not in (None, "float32") or scale != 1:
+            raise Refused("An ONNX export is float32 at scale 1.", "Leave --dtype and --scale out.")
+    check_output(output)
+    loaded = open_target(target, model=model, device="cpu")
+    loaded.require_run("merge")
+    reference = _reference(loaded, reporter) if verify or kind == "onnx" else None
+    card = _card(loaded)
+    common: dict[str, Any] = {
+        "max_drift": max_drift,
+        "verified": verify,
+        "card": card,
+        "reporter": reporter,
+    }
+    if kind == "onnx":
+        assert reference is not None
+        receipt = export_onnx(
+            PixelsToLogits(loaded.tuner),
+            reference.pixels,
+            loaded.classes,
+            loaded.preprocess.to_config(),
+            output,
+            **common,
+        )
+        return receipt.as_dict()
+    plan = plan_merge(loaded.tuner, dtype=dtype, scale=scale)
+    config = tuned_config(
+        loaded.backbone, loaded.classes, loaded.preprocess.to_config(), plan.merged.model_args
+    )
+    if kind == "peft":
+        name = loaded.backbone.name
+        receipt = export_peft(plan, name, config, output, reference=reference, **common)
+    else:
+        receipt = merge_timm(plan, config, output, reference=reference, **common)
+    return receipt.as_dict()
+
+
+def _known(what: str, name: str, known: Any) -> str:
+    if name not in known:
+        raise UnknownName(f"--{what}: {name!r} is not known.", did_you_mean(name, known))
+    return name
+
+
+def _reference(loaded: Loaded, reporter: Reporter) -> Reference:
+    """Real images with the tuned network's logits: the run's own, or digits without them."""
+    try:
+        catalog = find_catalog(loaded, None, "merge")
+        images = open_split(loaded, catalog, choose_split(catalog, None), limit=REFERENCE_IMAGES)
+    except GistError as error:
+        reporter.warn(f"The run's data cannot be read ({error.message}); verifying on digits.")
+        catalog = open_catalog(DataSection(path="digits"), base=Path.cwd())
+        images = open_split(loaded, catalog, "test", limit=REFERENCE_IMAGES)
+    batch = next(iter(images.batches(REFERENCE_IMAGES, seed=None)))
+    with torch.no_grad(), loaded.tuner.step():
+        logits = loaded.tuner(batch).logits.float()
+    return Reference(batch["pixels"], logits)
+
+
+def _card(loaded: Loaded) -> Callable[[Receipt], str]:
+    run, info, recipe = loaded.require_run("merge")
+    result = run.read_result()
+    summary = type(loaded.tuner.method).summary
+    pretrained_cfg: Any = loaded.backbone.model.pretrained_cfg
+    facts = CardFacts(
+        base_model=info.backbone.name,
+        method=f"{info.method.name}: {summary}",
+        classes=loaded.classes,
+        data=recipe.data.path,
+        counts=result["examples"],
+        metrics=result["metrics"],
+        intervals={k: tuple(v) for k, v in result["intervals"].items()},
+        parameters=info.parameters,
+        recipe=recipe.as_dict(),
+        license=pretrained_cfg.get("license"),
+        img_size=loaded.preprocess.size if recipe.model.img_size is not None else None,
+    )
+    return lambda receipt: model_card(facts, receipt)

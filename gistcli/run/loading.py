@@ -1,0 +1,178 @@
+"""From a run or a merged folder to a tuned network, checked against what it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gistcli.artifacts.rundir import RunDirectory
+from gistcli.artifacts.targets import kind_of, open_merged
+from gistcli.artifacts.tuner_file import TunerInfo
+from gistcli.backbones import Backbone, open_backbone
+from gistcli.data import Preprocess
+from gistcli.errors import BaseMismatch, NotFound, Refused
+from gistcli.methods.base import Tuner
+from gistcli.methods.linear import Linear
+from gistcli.recipe import Recipe
+from gistcli.run.assembling import open_model
+from gistcli.run.methods import method_of
+from gistcli.train.precision import choose_device, choose_precision
+
+
+@dataclass
+class Loaded:
+    """A tuned network with what is needed to use it.
+
+    Attributes:
+        tuner: drives the network; for a merged folder one whose head is the folder's own.
+        recipe, run, info: of a run; None for a merged folder.
+        name: what the user pointed at.
+    """
+
+    tuner: Tuner
+    classes: list[str]
+    preprocess: Preprocess
+    device: torch.device
+    name: str
+    recipe: Recipe | None = None
+    run: RunDirectory | None = None
+    info: TunerInfo | None = None
+
+    @property
+    def backbone(self) -> Backbone:
+        """The network under the tuner."""
+        return self.tuner.backbone
+
+    @property
+    def batch_size(self) -> int:
+        """Examples per forward pass, where nobody says."""
+        if self.recipe is None:
+            return 32
+        return self.recipe.eval.batch_size or self.recipe.train.batch_size
+
+    def precision(self) -> str:
+        """As the run was trained, on this device."""
+        asked = self.recipe.train.precision if self.recipe else "auto"
+        return choose_precision(asked, self.device)
+
+    def require_run(self, command: str) -> tuple[RunDirectory, TunerInfo, Recipe]:
+        """The run's parts.
+
+        Raises:
+            Refused: it is a merged folder, in which the method is gone.
+        """
+        if self.run is None or self.info is None or self.recipe is None:
+            raise Refused(
+                f"{self.name} is a merged folder: what the method learnt is part of its weights.",
+                f"Give `gist {command}` the run it was merged from.",
+            )
+        return self.run, self.info, self.recipe
+
+
+def open_target(target: Path, *, model: str | None = None, device: str = "cpu") -> Loaded:
+    """Load a run or a merged folder for use, in evaluation mode on a device.
+
+    Args:
+        target: directory of a run or of a merged network.
+        model: where the backbone now lies, if it moved.
+        device: auto, cpu, cuda, cuda:N or mps.
+
+    Raises:
+        NotFound, WeightsError: missing or damaged files.
+        BaseMismatch: the backbone is another one.
+    """
+    where = choose_device(device)
+    merged = kind_of(target) == "merged"
+    loaded = _open_merged(target, where, model) if merged else _open_run(target, where, model)
+    loaded.backbone.to(where).eval()
+    loaded.tuner.to(where).eval()
+    return loaded
+
+
+def _open_merged(target: Path, device: torch.device, model: str | None) -> Loaded:
+    if model is not None:
+        raise Refused(f"{target} is a merged folder and needs no --model.", "Leave it out.")
+    folder = open_merged(target)
+    backbone = open_backbone(str(target))
+    classes = folder.classes
+    if not classes:
+        head = backbone.model.get_parameter(backbone.head_names()[0])
+        classes = [str(i) for i in range(len(head))]
+    preprocess = Preprocess.from_config({**backbone.data_config(), **folder.preprocessing})
+    # a tuner that owns the head and changes nothing: the folder's weights are the tuned ones
+    return Loaded(Linear().attach(backbone), classes, preprocess, device, str(target))
+
+
+def _open_run(target: Path, device: torch.device, model: str | None) -> Loaded:
+    run = RunDirectory.open(target)
+    state, info = run.read_tuner()
+    recipe = Recipe.model_validate(run.read_recipe())
+    backbone = open_base(info, recipe, model)
+    backbone.reset_head(len(info.classes), recipe.seed)
+    tuner = method_of(info.method).attach(backbone)
+    tuner.load_state(state)
+    preprocess = Preprocess.from_config(info.preprocessing)
+    return Loaded(tuner, info.classes, preprocess, device, str(target), recipe, run, info)
+
+
+def open_base(info: TunerInfo, recipe: Recipe, model: str | None) -> Backbone:
+    """The backbone of a run, recognised by its fingerprint.
+
+    Raises:
+        NotFound: it is no longer where it was.
+        BaseMismatch: other weights lie there.
+    """
+    try:
+        backbone = open_model(recipe.model, name=model)
+    except NotFound as error:
+        if model is not None:
+            raise
+        raise NotFound(
+            f"The backbone of this run is not where it was: {error.message}",
+            "Say where it lies now with --model PATH.",
+        ) from error
+    if backbone.fingerprint != info.backbone.fingerprint:
+        raise BaseMismatch(
+            f"{backbone.name} is not the backbone that the run was trained on: its weights have "
+            f"the fingerprint {backbone.fingerprint[:12]}, those of the run "
+            f"{info.backbone.fingerprint[:12]} ({info.backbone.name}).",
+            "Give the original with --model PATH.",
+        )
+    return backbone
+
+
+class TunedModel(nn.Module):
+    """A tuned network as a plain module: normalised pixels (B, C, H, W) to logits (B, K).
+
+    Attributes:
+        tuner: everything trained; `tuner.backbone` is the network.
+        classes: names in the order of the logits.
+        preprocess: how pictures become pixels.
+    """
+
+    def __init__(self, loaded: Loaded) -> None:
+        super().__init__()
+        self.tuner = loaded.tuner
+        self.backbone = loaded.backbone
+        self.classes = loaded.classes
+        self.preprocess = loaded.preprocess
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits (B, K)."""
+        batch: Mapping[str, Any] = {"pixels": pixels}
+        logits: Tensor = self.tuner(batch).logits
+        return logits
+
+
+def load(target: str | Path, *, model: str | None = None, device: str = "cpu") -> TunedModel:
+    """A run (or merged folder) as an `nn.Module` with everything attached, in evaluation mode.
+
+    Raises:
+        GistError: as `open_target`.
+    """
+    return TunedModel(open_target(Path(target), model=model, device=device)).eval()

@@ -1,0 +1,114 @@
+"""`gist predict`: classes of unlabelled images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gistcli.artifacts.predictions import write_top_k
+from gistcli.data import expand_inputs, load_images
+from gistcli.errors import DataError
+from gistcli.evaluate.classify import autocast
+from gistcli.reporting import SILENT, Reporter
+from gistcli.run.loading import Loaded, open_target
+
+CHUNK = 64
+
+
+def predict(
+    target: Path,
+    inputs: Sequence[Path],
+    *,
+    output: Path | None = None,
+    top_k: int = 5,
+    model: str | None = None,
+    device: str = "auto",
+    reporter: Reporter = SILENT,
+) -> dict[str, Any]:
+    """The most probable classes of every image.
+
+    Args:
+        target: run or merged folder.
+        inputs: image files and folders of them.
+        output: a CSV file; None writes none.
+        top_k: classes per image.
+        model: where the backbone lies now.
+        device: where to compute.
+        reporter: gets all talk.
+
+    Raises:
+        DataError: images that cannot be decoded, all of them named; nothing is written.
+        GistError: as `open_target`.
+    """
+    start = time.perf_counter()
+    files = expand_inputs(inputs)
+    loaded = open_target(target, model=model, device=device)
+    probabilities = _probabilities(loaded, files, reporter)
+    names = [str(f) for f in files]
+    if output is not None:
+        write_top_k(output, names, probabilities, loaded.classes, top_k)
+    return {
+        "output": str(output) if output is not None else None,
+        "examples": len(files),
+        "predictions": _rows(names, probabilities, loaded.classes, top_k),
+        "seconds": round(time.perf_counter() - start, 3),
+    }
+
+
+def logits_of(
+    loaded: Loaded, files: Sequence[Path], *, display: int = 0
+) -> Iterator[tuple[Tensor, Tensor, list[np.ndarray]]]:
+    """Pixels (n, C, H, W), logits (n, K) on the CPU and shown pictures, a portion at a time.
+
+    Raises:
+        DataError: images that cannot be decoded; raised behind the last one, with all names.
+    """
+    broken: list[str] = []
+    for first in range(0, len(files), CHUNK):
+        part = files[first : first + CHUNK]
+        try:
+            pixels, shown = load_images(part, loaded.preprocess, loaded.device, display=display)
+        except DataError as error:
+            broken.append(error.message)
+            continue
+        with (
+            torch.no_grad(),
+            autocast(loaded.device, loaded.precision()),
+            loaded.tuner.step(),
+        ):
+            logits = loaded.tuner({"pixels": pixels}).logits
+        yield pixels, logits.float().cpu(), shown
+    if broken:
+        raise DataError(" ".join(broken), "Remove or repair these files.")
+
+
+def _probabilities(loaded: Loaded, files: Sequence[Path], reporter: Reporter) -> Tensor:
+    rows = []
+    reporter.start("predict", len(files), "images")
+    try:
+        for _, logits, _ in logits_of(loaded, files):
+            rows.append(logits.softmax(dim=-1))
+            reporter.advance("predict", len(logits))
+    finally:
+        reporter.finish("predict")
+    return torch.cat(rows)
+
+
+def _rows(
+    names: Sequence[str], probabilities: Tensor, classes: Sequence[str], top_k: int
+) -> list[dict[str, Any]]:
+    values, indices = probabilities.topk(min(top_k, len(classes)), dim=-1)
+    rows = []
+    for name, value, index in zip(names, values.tolist(), indices.tolist(), strict=True):
+        top = [
+            {"class": classes[i], "probability": round(p, 6)}
+            for i, p in zip(index, value, strict=True)
+        ]
+        rows.append({"file": name, **top[0], "top": top})
+    return rows
