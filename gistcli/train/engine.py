@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,11 +77,12 @@ def open_accelerator(
         assert folder is not None, "trackers need a folder"
         folder.mkdir(parents=True, exist_ok=True)
         settings = {"wandb": {"name": name, "dir": str(folder)}, "trackio": {"name": name}}
-        accelerator.init_trackers(
-            "gist",
-            config=_flat(config or {}),
-            init_kwargs={n: s for n, s in settings.items() if n in trackers},
-        )
+        with contextlib.redirect_stdout(sys.stderr):  # trackio prints; stdout is for results
+            accelerator.init_trackers(
+                "gist",
+                config=_flat(config or {}),
+                init_kwargs={n: s for n, s in settings.items() if n in trackers},
+            )
     return accelerator
 
 

@@ -96,6 +96,7 @@ def fit(
         atomic.clear_leftovers(checkpoints)
         if not resume:
             atomic.discard(checkpoints)
+    accelerator.wait_for_everyone()
     with contextlib.ExitStack() as stack:
         stack.enter_context(deterministic(plan.deterministic))
         stack.enter_context(preserved_generators())

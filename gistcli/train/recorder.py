@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
@@ -92,4 +95,8 @@ class TrackerRecorder:
 
     def close(self) -> None:
         """Lets the trackers finish their files and uploads."""
-        self.accelerator.end_training()
+        with contextlib.redirect_stdout(sys.stderr):  # trackio prints; stdout is for results
+            self.accelerator.end_training()
+            if any(tracker.name == "trackio" for tracker in self.accelerator.trackers):
+                # else its exit hook finishes, and prints, a second time
+                importlib.import_module("trackio").finish()

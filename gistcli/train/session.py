@@ -215,8 +215,6 @@ class Session:
         if self.checkpoints is None or self._saved == self._stage:
             return
         self._saved = self._stage
-        if not self.accelerator.is_main_process:
-            return
         self._clock()
         checkpoint = Checkpoint(
             progress=self.progress,
@@ -226,7 +224,9 @@ class Session:
             best=self.best,
             history=self.history,
         )
-        write_checkpoint(self.checkpoints, checkpoint, self.plan.keep)
+        if self.accelerator.is_main_process:
+            write_checkpoint(self.checkpoints, checkpoint, self.plan.keep)
+        self.accelerator.wait_for_everyone()
 
     def _saved_where(self) -> str:
         if self.checkpoints is None or self._saved is None:
