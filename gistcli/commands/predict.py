@@ -31,7 +31,7 @@ def predict(
             show_default=False,
         ),
     ] = None,
-    top_k: Annotated[int, typer.Option(help="Classes per image in the CSV.", min=1)] = 3,
+    top_k: Annotated[int, typer.Option(help="Classes per image in the CSV.", min=1)] = 5,
     model: Backbone = None,
     device: Device = "auto",
     as_json: AsJson = False,

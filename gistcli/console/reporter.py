@@ -46,6 +46,7 @@ class ConsoleReporter(Reporter):
         self._phases: dict[str, Phase] = {}
         self._bars = _Bars(self.console) if safe.isatty() else None
         self._last_line: dict[str, float] = {}
+        self._told: set[str] = set()
 
     def __enter__(self) -> ConsoleReporter:
         return self
@@ -85,22 +86,20 @@ class ConsoleReporter(Reporter):
             self._progress_line(phase, current.line())
 
     def finish(self, phase: str) -> None:
-        """Takes the bar away; a phase that took a while, or that is new, leaves its last line."""
+        """Takes the bar away; one that was told of, or not for long, leaves a line."""
         current = self._phases.pop(phase)
         if self._bars is not None:
             self._bars.remove(phase)
-        first = phase not in self._last_line or self._last_line[phase] >= self._began(current)
-        if first or self._due(phase):
+        if phase in self._told or self._due(phase):
             self._progress_line(phase, current.line())
-
-    def _began(self, phase: Phase) -> float:
-        return self._clock() - phase.seconds
+        self._told.discard(phase)
 
     def _due(self, phase: str) -> bool:
         return self._clock() - self._last_line.get(phase, float("-inf")) >= EVERY
 
     def _progress_line(self, phase: str, text: str) -> None:
         self._last_line[phase] = self._clock()
+        self._told.add(phase)
         self._line(escape(text))
 
     def _line(self, markup: str) -> None:

@@ -60,13 +60,18 @@ def _finite(value: Any) -> Any:
 def show_result(result: Result, stream: TextIO) -> None:
     """The view of a result for people."""
     console = open_console(stream)
-    _VIEWS.get(result.kind, _tree)(console, result)
+    _VIEWS.get(result.kind, _record)(console, result)
     stream.flush()
 
 
-def _tree(console: Console, result: Result) -> None:
-    value = result.value
-    console.print(make_tree(result.title or result.kind, value), soft_wrap=True)
+def _record(console: Console, result: Result) -> None:
+    """Any object: its values as a tree, its sites as a table, then files and next commands."""
+    apart = ("files", "next", "sites")
+    rest = {key: value for key, value in result.value.items() if key not in apart}
+    console.print(make_tree(result.title or result.kind, rest), soft_wrap=True)
+    _sites(console, result.value)
+    _files(console, result.value)
+    _next(console, result.value)
 
 
 def _finetune(console: Console, result: Result) -> None:
@@ -148,14 +153,17 @@ def _next(console: Console, value: Mapping[str, Any]) -> None:
 
 
 def _dry_run(console: Console, result: Result) -> None:
-    value = result.value
-    sites: Sequence[Mapping[str, Any]] = value.get("sites", ())
+    _sites(console, result.value)
+    _parameters(console, result.value.get("parameters", {}))
+    _facts(console, result.value)
+
+
+def _sites(console: Console, value: Mapping[str, Any]) -> None:
+    sites: Sequence[Mapping[str, Any]] = value.get("sites") or ()
     if sites:
         columns = list(sites[0])
         rows = [[site[c] for c in columns] for site in sites]
         console.print(make_table(f"{len(sites)} sites", columns, rows))
-    _parameters(console, value.get("parameters", {}))
-    _facts(console, value)
 
 
 def _evaluate(console: Console, result: Result) -> None:

@@ -32,14 +32,23 @@ class Override:
 
 @dataclass
 class _Draft:
-    """What was gathered so far: values, who gave which dotted key, and what is wrong."""
+    """What was gathered so far.
+
+    Attributes:
+        values: sections and their keys.
+        origins: who gave which value, by dotted key.
+        places: where a key, a section included, stands; for messages.
+        problems: what is wrong.
+    """
 
     values: Tree = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
     def overlay(self, tree: Tree, origins: Mapping[str, str]) -> None:
         """Lays `tree` over the values; a method of another name replaces the earlier options."""
+        self.places.update(origins)
         method, below = tree.get("method"), self.values.get("method")
         if isinstance(method, dict) and isinstance(below, dict):
             here = below.get("name", DEFAULT_METHOD)
@@ -105,7 +114,7 @@ def load_recipe(
     where = str(path) if path is not None else "command line"
     recipe = _validate(draft, ignore_missing=unchosen)
     if recipe is None or draft.problems:
-        raise refusal(where, draft.problems, draft.origins)
+        raise refusal(where, draft.problems, draft.places)
     return recipe.with_origins(draft.origins)
 
 

@@ -67,18 +67,18 @@ def explain(error: ValidationError, values: Mapping[str, Any]) -> list[Problem]:
     ]
 
 
-def refusal(where: str, problems: Sequence[Problem], origins: Mapping[str, str]) -> RecipeError:
+def refusal(where: str, problems: Sequence[Problem], places: Mapping[str, str]) -> RecipeError:
     """The one error that lists all problems, each with the line or flag it comes from."""
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    lines = [f"  {p.key}{_place(p.key, where, origins)}: {p.text}" for p in problems]
+    lines = [f"  {p.key}{_place(p.key, where, places)}: {p.text}" for p in problems]
     hint = "`gist schema` prints every key with its meaning and bounds."
     return RecipeError("\n".join([f"{where}: {count}:", *lines]), hint)
 
 
-def _place(key: str, where: str, origins: Mapping[str, str]) -> str:
+def _place(key: str, where: str, places: Mapping[str, str]) -> str:
     parts = key.split(".")
     for n in range(len(parts), 0, -1):
-        origin = origins.get(".".join(parts[:n]))
+        origin = places.get(".".join(parts[:n]))
         if origin is not None:
             line = origin.removeprefix(f"{where}:")
             return f" (line {line})" if line != origin else f" ({origin})"

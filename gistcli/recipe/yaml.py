@@ -117,8 +117,8 @@ def parse(text: str, name: str) -> tuple[Any, Lines]:
     Raises:
         RecipeError: it is no YAML, or a key stands twice; one line with the place.
     """
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return None, {}
@@ -130,8 +130,6 @@ def parse(text: str, name: str) -> tuple[Any, Lines]:
         raise RecipeError(f"{place}: {_sentence(error)}.", "Correct the YAML.") from None
     except yaml.YAMLError as error:
         raise RecipeError(f"{name}: {' '.join(str(error).split())}.", "Correct the YAML.") from None
-    finally:
-        loader.dispose()
 
 
 def _sentence(error: yaml.MarkedYAMLError) -> str:
