@@ -35,8 +35,8 @@ from gistcli.cli import invoke
 with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()):
     codes = [invoke(["--help"])]
     assert "pydantic" not in sys.modules
-    codes += [invoke(a) for a in (["finetune", "-h"], ["--version"], ["finetun"], ["finetune", "--rnk", "3"],
-                                  ["list", "method"])]
+    codes += [invoke(a) for a in (["finetune", "-h"], ["--version"], ["finetun"],
+                                  ["finetune", "--rnk", "3"], ["list", "method"])]
     os.environ.update(_GIST_COMPLETE="complete_bash", COMP_WORDS="gist finetune --method g",
                       COMP_CWORD="3")
     try:

@@ -21,6 +21,8 @@ from gistcli.reporting import Reporter
 PLAIN_WIDTH = 120
 EVERY = 30.0
 """Seconds between two plain lines about one phase."""
+AT_ONCE = 1.0
+"""Seconds within which a phase ends without a word."""
 
 
 def open_console(stream: TextIO) -> Console:
@@ -90,7 +92,8 @@ class ConsoleReporter(Reporter):
         current = self._phases.pop(phase)
         if self._bars is not None:
             self._bars.remove(phase)
-        if phase in self._told or self._due(phase):
+        news = bool(current.figures) or current.seconds >= AT_ONCE
+        if news and (phase in self._told or self._due(phase)):
             self._progress_line(phase, current.line())
         self._told.discard(phase)
 

@@ -65,13 +65,32 @@ def show_result(result: Result, stream: TextIO) -> None:
 
 
 def _record(console: Console, result: Result) -> None:
-    """Any object: its values as a tree, its sites as a table, then files and next commands."""
-    apart = ("files", "next", "sites")
-    rest = {key: value for key, value in result.value.items() if key not in apart}
+    """Any object: values as a tree, metrics and lists of objects as tables, files, commands."""
+    value = result.value
+    apart = {"files", "next"}
+    if "intervals" in value:
+        apart |= {"metrics", "intervals", "examples", "parameters"}
+    lists = {key: v for key, v in value.items() if _is_table(v)}
+    rest = {key: v for key, v in value.items() if key not in apart and key not in lists}
     console.print(make_tree(result.title or result.kind, rest), soft_wrap=True)
-    _sites(console, result.value)
-    _files(console, result.value)
-    _next(console, result.value)
+    for key, items in lists.items():
+        _objects(console, key, items)
+    if "intervals" in value:
+        _metrics(console, value)
+        _parameters(console, value.get("parameters") or {})
+    _files(console, value)
+    _next(console, value)
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
+
+
+def _objects(console: Console, name: str, items: Sequence[Mapping[str, Any]]) -> None:
+    """One row an object; what is itself an object is left to the JSON."""
+    columns = [key for key, v in items[0].items() if not isinstance(v, Mapping)]
+    rows = [[item.get(key) for key in columns] for item in items]
+    console.print(make_table(f"{name.replace('_', ' ')}: {len(items)}", columns, rows))
 
 
 def _finetune(console: Console, result: Result) -> None:
@@ -85,8 +104,8 @@ def _finetune(console: Console, result: Result) -> None:
 
 
 def _metrics(console: Console, value: Mapping[str, Any]) -> None:
-    metrics, intervals = value.get("metrics", {}), value.get("intervals", {})
-    examples = value.get("examples", {})
+    metrics, intervals = value.get("metrics") or {}, value.get("intervals") or {}
+    examples = value.get("examples") or {}
     rows = []
     for name, figure in metrics.items():
         low_high = intervals.get(name)
@@ -140,9 +159,10 @@ def _files(console: Console, value: Mapping[str, Any]) -> None:
     for name, path in pairs:
         paths = path if isinstance(path, list) else [path]
         for one in paths[:_MANY]:
-            console.print(f"  {escape(str(name)):<14} {escape(str(one))}", soft_wrap=True)
+            label = "" if not name or Path(str(one)).name == name else f"{name}: "
+            console.print(f"  {escape(label)}{escape(str(one))}", soft_wrap=True)
         if len(paths) > _MANY:
-            console.print(f"  {'':<14} and {len(paths) - _MANY} more")
+            console.print(f"  and {len(paths) - _MANY} more")
 
 
 def _next(console: Console, value: Mapping[str, Any]) -> None:
@@ -153,17 +173,10 @@ def _next(console: Console, value: Mapping[str, Any]) -> None:
 
 
 def _dry_run(console: Console, result: Result) -> None:
-    _sites(console, result.value)
+    if result.value.get("sites"):
+        _objects(console, "sites", result.value["sites"])
     _parameters(console, result.value.get("parameters", {}))
     _facts(console, result.value)
-
-
-def _sites(console: Console, value: Mapping[str, Any]) -> None:
-    sites: Sequence[Mapping[str, Any]] = value.get("sites") or ()
-    if sites:
-        columns = list(sites[0])
-        rows = [[site[c] for c in columns] for site in sites]
-        console.print(make_table(f"{len(sites)} sites", columns, rows))
 
 
 def _evaluate(console: Console, result: Result) -> None:

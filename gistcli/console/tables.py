@@ -23,7 +23,7 @@ def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
 
 
 def make_tree(title: str, value: Mapping[str, object]) -> Tree:
-    """A mapping of mappings and values as a tree; lists of plain values on one line."""
+    """A mapping of mappings and values as a tree, without what is null or empty."""
     tree = Tree(f"[bold]{escape(title)}[/]")
     _grow(tree, value)
     return tree
@@ -31,6 +31,8 @@ def make_tree(title: str, value: Mapping[str, object]) -> Tree:
 
 def _grow(tree: Tree, value: Mapping[str, object]) -> None:
     for key, inner in value.items():
+        if inner is None or inner in ([], {}):
+            continue
         if isinstance(inner, Mapping):
             _grow(tree.add(f"[bold]{escape(str(key))}[/]"), inner)
         elif isinstance(inner, list) and any(isinstance(i, Mapping) for i in inner):

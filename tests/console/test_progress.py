@@ -91,14 +91,19 @@ def test_a_short_phase_that_comes_again_and_again_is_not_told_every_time(clock: 
         clock.now += 2
         reporter.advance("validate", 10)
         reporter.finish("validate")
-    assert (
-        stream.getvalue().splitlines()
-        == [
-            "validate: 10 examples",
-            "validate: 10/10 examples in 2.0 s",
-        ]
-        * 2
-    )
+    assert stream.getvalue().splitlines() == [
+        "validate: 10 examples",
+        "validate: 10/10 examples in 2.0 s",
+        "validate: 10/10 examples in 2.0 s",
+    ]
+
+
+def test_a_phase_that_is_over_at_once_has_no_last_line(clock: Clock) -> None:
+    reporter, stream = plain(clock)
+    reporter.start("decode", 300, "images")
+    reporter.advance("decode", 300)
+    reporter.finish("decode")
+    assert stream.getvalue() == "decode: 300 images\n"
 
 
 def test_brackets_are_text_and_paths_are_not_wrapped(clock: Clock) -> None:

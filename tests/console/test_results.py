@@ -76,18 +76,25 @@ def test_a_dry_run_shows_its_sites() -> None:
     site = {"name": "blocks.0.attn.proj", "role": "attn_out", "d_in": 64, "d_out": 64, "rows": None}
     value = {"parameters": FINETUNED["parameters"], "steps": 1200, "sites": [site]}
     text = shown("dry-run", value)
-    assert "1 sites" in text
+    assert "sites: 1" in text
     assert "blocks.0.attn.proj" in text
     assert "1,200 steps" in text
 
 
-def test_any_other_object_is_a_tree_with_its_files() -> None:
-    text = shown(
-        "merge",
-        {"output": "m", "deep": {"verified": True, "drift": 1e-7}, "files": ["m/README.md"]},
-    )
+def test_any_other_object_is_a_tree_with_tables_and_files() -> None:
+    value = {
+        "output": "m",
+        "advice": None,
+        "deep": {"verified": True, "drift": 1e-7},
+        "tensors": [{"key": "w [1]", "cosine": 1.0, "by": {"dtype": 2}}],
+        "files": ["m/README.md"],
+    }
+    text = shown("merge", value)
     assert "verified  yes" in text
     assert "drift  1e-07" in text
+    assert "advice" not in text
+    row = next(line for line in text.splitlines() if "w [1]" in line)
+    assert row.split() == ["w", "[1]", "1"]
     assert "m/README.md" in text
 
 
