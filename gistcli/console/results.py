@@ -189,7 +189,7 @@ def _predict(console: Console, result: Result) -> None:
     value = result.value
     predictions: Sequence[Mapping[str, Any]] = value.get("predictions") or ()
     if predictions:
-        columns = list(predictions[0])
+        columns = [key for key, v in predictions[0].items() if not isinstance(v, list)]
         rows = [[p[c] for c in columns] for p in predictions[:_MANY]]
         console.print(make_table("", columns, rows))
     output = f", written to {value['output']}" if value.get("output") else ""

@@ -31,7 +31,7 @@ def make_tree(title: str, value: Mapping[str, object]) -> Tree:
 
 def _grow(tree: Tree, value: Mapping[str, object]) -> None:
     for key, inner in value.items():
-        if inner is None or inner in ([], {}):
+        if inner is None or inner in ("", [], {}):
             continue
         if isinstance(inner, Mapping):
             _grow(tree.add(f"[bold]{escape(str(key))}[/]"), inner)
