@@ -2,184 +2,119 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gistcli import registry
 from gistcli.commands.options import AsJson, complete_from, examples
 
+if TYPE_CHECKING:
+    from gistcli.console import Result
+    from gistcli.recipe import Recipe
+    from gistcli.reporting import Reporter
+
 EXAMPLES = examples(
     "gist finetune recipes/quickstart.yaml",
     "gist finetune --model vit_small_patch16_224 --data flowers/ -o runs/flowers",
     "gist finetune recipes/quickstart.yaml --rank 4 --set optim.lr=3e-3 --dry-run",
 )
-_WHAT, _HOW, _RUN = "What is tuned", "How long and how fast", "The run"
+
+
+def _flags(panel: str) -> Callable[..., Any]:
+    """Options of one panel of the help, without a default that the help would show."""
+
+    def flag(help: str, metavar: str | None = None, *names: str, **more: Any) -> Any:
+        return typer.Option(
+            *names, help=help, metavar=metavar, show_default=False, rich_help_panel=panel, **more
+        )
+
+    return flag
+
+
+_what, _how = _flags("What is tuned"), _flags("How long and how fast")
+_run = _flags("The run")
+
+RecipeFile = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="RECIPE", help="A YAML file; without one --model and --data do.", show_default=False
+    ),
+]
+Method = Annotated[
+    str | None,
+    _what(
+        "Name of a method, or FILE.py:Class. Without one: gift.",
+        "NAME",
+        autocompletion=complete_from(lambda: registry.names("methods")),
+    ),
+]
+Model = Annotated[str | None, _what("A folder, gist_vit_nano, a timm name or OWNER/NAME.", "NAME")]
+Data = Annotated[
+    str | None, _what("A folder of class folders, a list, a parquet file or a source name.", "PATH")
+]
+Task = Annotated[str | None, _what("One of the tasks of a family file.", "NAME")]
+Rank = Annotated[int | None, _what("Rank of the method.")]
+ImgSize = Annotated[int | None, _what("Side of the images in pixels.")]
+Epochs = Annotated[int | None, _how("Passes over the training examples.")]
+MaxSteps = Annotated[int | None, _how("Optimiser steps; wins over --epochs.")]
+BatchSize = Annotated[int | None, _how("Examples per optimiser step.")]
+Lr = Annotated[float | None, _how("Peak learning rate. Without one: the method's.")]
+Seed = Annotated[int | None, _how("Seed of the run.")]
+Device = Annotated[str | None, _how("auto, cpu, mps, cuda or cuda:N.", "NAME")]
+Precision = Annotated[str | None, _how("auto, fp32 or bf16.", "NAME")]
+Set = Annotated[
+    list[str] | None,
+    _how("Any other key of the recipe; may be repeated.", "SECTION.KEY=VALUE", "--set"),
+]
+OutputDir = Annotated[
+    Path | None,
+    _run("The run directory; without one runs/METHOD-MODEL-DATA-N.", "DIR", "-o", "--output-dir"),
+]
+Resume = Annotated[
+    str,
+    _run("auto goes on with an unfinished run in that directory, DIR with another.",
+         "auto|never|DIR"),
+]  # fmt: skip
+Overwrite = Annotated[bool, _run("Replace what is in the run directory.", None, "--overwrite")]
+ReportTo = Annotated[
+    list[str] | None, _run("tensorboard, wandb, trackio or mlflow; may be repeated.", "NAME")
+]
+DryRun = Annotated[bool, _run("Count and show everything, write nothing.", None, "--dry-run")]
+Smoke = Annotated[bool, _run("Two steps of everything in a temporary folder.", None, "--smoke")]
 
 
 def finetune(
-    recipe: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="RECIPE",
-            help="A YAML file; without one --model and --data do.",
-            show_default=False,
-        ),
-    ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            help="Name of a method, or FILE.py:Class. Without one: gift.",
-            metavar="NAME",
-            show_default=False,
-            rich_help_panel=_WHAT,
-            autocompletion=complete_from(lambda: registry.names("methods")),
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="A folder, gist_vit_nano, a timm name or OWNER/NAME.",
-            metavar="NAME",
-            show_default=False,
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="A folder of class folders, a list, a parquet file or a source name.",
-            metavar="PATH",
-            show_default=False,
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(
-            help="One of the tasks of a family file.",
-            metavar="NAME",
-            show_default=False,
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    rank: Annotated[
-        int | None,
-        typer.Option(help="Rank of the method.", show_default=False, rich_help_panel=_WHAT),
-    ] = None,
-    img_size: Annotated[
-        int | None,
-        typer.Option(
-            help="Side of the images in pixels.", show_default=False, rich_help_panel=_WHAT
-        ),
-    ] = None,
-    epochs: Annotated[
-        int | None,
-        typer.Option(
-            help="Passes over the training examples.", show_default=False, rich_help_panel=_HOW
-        ),
-    ] = None,
-    max_steps: Annotated[
-        int | None,
-        typer.Option(
-            help="Optimiser steps; wins over --epochs.", show_default=False, rich_help_panel=_HOW
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(help="Examples per optimiser step.", show_default=False, rich_help_panel=_HOW),
-    ] = None,
-    lr: Annotated[
-        float | None,
-        typer.Option(
-            help="Peak learning rate. Without one: the method's.",
-            show_default=False,
-            rich_help_panel=_HOW,
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Seed of the run.", show_default=False, rich_help_panel=_HOW)
-    ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            help="auto, cpu, mps, cuda or cuda:N.",
-            metavar="NAME",
-            show_default=False,
-            rich_help_panel=_HOW,
-        ),
-    ] = None,
-    precision: Annotated[
-        str | None,
-        typer.Option(
-            help="auto, fp32 or bf16.", metavar="NAME", show_default=False, rich_help_panel=_HOW
-        ),
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            help="Any other key of the recipe; may be repeated.",
-            metavar="SECTION.KEY=VALUE",
-            show_default=False,
-            rich_help_panel=_HOW,
-        ),
-    ] = None,
-    output_dir: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--output-dir",
-            help="The run directory, runs/METHOD-MODEL-DATA-N "
-            "without. An unfinished run there goes on.",
-            metavar="DIR",
-            show_default=False,
-            rich_help_panel=_RUN,
-        ),
-    ] = None,
-    resume: Annotated[
-        str,
-        typer.Option(
-            help="auto, never, or the directory of the run to go on with.",
-            metavar="auto|never|DIR",
-            rich_help_panel=_RUN,
-        ),
-    ] = "auto",
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite", help="Replace what is in the run directory.", rich_help_panel=_RUN
-        ),
-    ] = False,
-    report_to: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="tensorboard, wandb, trackio or mlflow; may be repeated.",
-            metavar="NAME",
-            show_default=False,
-            rich_help_panel=_RUN,
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run", help="Count and show everything, write nothing.", rich_help_panel=_RUN
-        ),
-    ] = False,
-    smoke: Annotated[
-        bool,
-        typer.Option(
-            "--smoke", help="Two steps of everything in a temporary folder.", rich_help_panel=_RUN
-        ),
-    ] = False,
+    recipe: RecipeFile = None,
+    method: Method = None,
+    model: Model = None,
+    data: Data = None,
+    task: Task = None,
+    rank: Rank = None,
+    img_size: ImgSize = None,
+    epochs: Epochs = None,
+    max_steps: MaxSteps = None,
+    batch_size: BatchSize = None,
+    lr: Lr = None,
+    seed: Seed = None,
+    device: Device = None,
+    precision: Precision = None,
+    set_: Set = None,
+    output_dir: OutputDir = None,
+    resume: Resume = "auto",
+    overwrite: Overwrite = False,
+    report_to: ReportTo = None,
+    dry_run: DryRun = False,
+    smoke: Smoke = False,
     as_json: AsJson = False,
 ) -> object:
     """Adapt a pretrained model to labelled data with few trained parameters.
 
     Every flag writes one key of the recipe, and wins over the file.
     Run again, an unfinished run goes on, and a finished one shows its result.
-    """  # fmt: skip
+    """
     if dry_run and smoke:
         raise typer.BadParameter("--dry-run and --smoke exclude each other.")
     flags = {
@@ -204,27 +139,22 @@ def finetune(
     with console.working("finetune") as reporter:
         from gistcli.recipe import Override, load_recipe
 
-        overrides = [Override(key, v, flag) for flag, (key, v) in flags.items() if v is not None]
-        loaded = load_recipe(recipe, overrides=overrides, sets=set_ or ())
-        return _run(loaded, reporter, output_dir, resume, overwrite, dry_run, smoke)
+        given = [Override(key, v, flag) for flag, (key, v) in flags.items() if v is not None]
+        loaded = load_recipe(recipe, overrides=given, sets=set_ or ())
+        if dry_run or smoke:
+            return _try(loaded, reporter, smoke)
+        from gistcli import run
+
+        value = run.finetune(
+            loaded, output=output_dir, resume=resume, overwrite=overwrite, reporter=reporter
+        )
+        return console.Result("finetune", value)
 
 
-def _run(
-    recipe: Any,
-    reporter: Any,
-    output: Path | None,
-    resume: str,
-    overwrite: bool,
-    dry_run: bool,
-    smoke: bool,
-) -> object:
+def _try(recipe: Recipe, reporter: Reporter, smoke: bool) -> Result:
+    """`--dry-run` and `--smoke`."""
     from gistcli import console, run
 
-    if dry_run:
-        return console.Result("dry-run", run.dry_run(recipe, reporter=reporter))
     if smoke:
         return console.Result("smoke", run.smoke(recipe, reporter=reporter), "smoke test")
-    value = run.finetune(
-        recipe, output=output, resume=resume, overwrite=overwrite, reporter=reporter
-    )
-    return console.Result("finetune", value)
+    return console.Result("dry-run", run.dry_run(recipe, reporter=reporter))
