@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml
 	touch $(STAMP)
 
 demo: $(STAMP)  ## fine-tune, evaluate, merge and look: two minutes, no network
-	$(BIN)/gist demo -o runs/demo
+	$(BIN)/gist demo recipes/quickstart.yaml -o runs/demo
 
 test: $(STAMP)  ## the test suite
 	$(BIN)/pytest -q -n 2

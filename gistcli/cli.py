@@ -14,6 +14,7 @@ import typer
 
 from gistcli import __version__
 from gistcli.commands import (
+    demo,
     evaluate,
     finetune,
     inspect,
@@ -72,6 +73,7 @@ def _add(name: str, command: Any, function: Any, panel: str, hidden: bool = Fals
 
 
 _add("finetune", finetune, finetune.finetune, "Train")
+_add("demo", demo, demo.demo, "Train")
 _add("eval", evaluate, evaluate.evaluate, "Use")
 _add("predict", predict, predict.predict, "Use")
 _add("merge", merge, merge.merge, "Use")

@@ -198,6 +198,36 @@ def _predict(console: Console, result: Result) -> None:
                   soft_wrap=True)  # fmt: skip
 
 
+def _demo(console: Console, result: Result) -> None:
+    """The run beside the probe, what the difference rests on, and what to look at."""
+    value = result.value
+    rows = []
+    for name, one in value["runs"].items():
+        low, high = one["intervals"]["test/accuracy"]
+        accuracy, trained = one["metrics"]["test/accuracy"], one["parameters"]["trainable"]
+        rows.append([name, f"{accuracy:.1%}", f"{low:.1%} to {high:.1%}", f"{trained:,}",
+                     duration(one["seconds"])])  # fmt: skip
+    example = next(iter(value["runs"].values()))["examples"]
+    title = f"{example['train']} training images, {example['test']} test images"
+    columns = ["method", "test accuracy", "95 % interval", "trained parameters", "training"]
+    console.print(make_table(title, columns, rows))
+    first, second = value["runs"]
+    gap = value["difference"]
+    console.print(
+        f"{first} minus {second}: {gap['points']:+.1f} points; {gap['only_first']} images only "
+        f"{first} gets right, {gap['only_second']} only {second}. One seed: a gap of a point or "
+        "two can turn with another."
+    )
+    drift = value["merged"]["max_abs_logit_difference"]
+    merged = value["evaluated"]["test/accuracy"]
+    console.print(
+        f"merged weights: {merged:.1%} on the same images, logits within {drift:.1g} of the tuned "
+        f"model; timm and transformers load {escape(value['merged']['output'])}"
+    )
+    _files(console, value)
+    _next(console, value)
+
+
 def _list(console: Console, result: Result) -> None:
     entries: Sequence[Mapping[str, Any]] = result.value
     if not entries:
@@ -226,6 +256,7 @@ _VIEWS: dict[str, Callable[[Console, Result], None]] = {
     "finetune": _finetune,
     "dry-run": _dry_run,
     "eval": _evaluate,
+    "demo": _demo,
     "predict": _predict,
     "list": _list,
 }

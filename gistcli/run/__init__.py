@@ -1,5 +1,6 @@
 """The composer: every command is one function here, and so is everything a script calls."""
 
+from gistcli.run.demonstrating import demo
 from gistcli.run.evaluation import evaluate
 from gistcli.run.exporting import merge
 from gistcli.run.finetuning import finetune
@@ -12,6 +13,7 @@ from gistcli.run.prediction import predict
 from gistcli.run.smoking import smoke
 
 __all__ = [
+    "demo",
     "dry_run",
     "evaluate",
     "finetune",
