@@ -18,7 +18,7 @@ from gistcli.run.exporting import merge
 from gistcli.run.finetuning import finetune
 from gistcli.run.picturing import visualize
 
-PICTURES = 8
+PICTURES = 10
 
 
 def demo(recipe: Recipe, output: Path, *, reporter: Reporter = SILENT) -> dict[str, Any]:
