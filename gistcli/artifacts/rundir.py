@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
+from pydantic import ValidationError
 from torch import Tensor
 
 from gistcli import atomic
@@ -18,13 +18,18 @@ from gistcli.artifacts.environment import describe_environment
 from gistcli.artifacts.metrics_log import MetricsLog
 from gistcli.artifacts.tensors import RELOAD
 from gistcli.artifacts.tuner_file import TunerInfo
-from gistcli.errors import NotFound, Refused, WeightsError, did_you_mean
+from gistcli.errors import NotFound, RecipeError, Refused, WeightsError, did_you_mean
+from gistcli.recipe import Recipe, yaml
+from gistcli.recipe.problems import explain
 
 State = Literal["absent", "foreign", "incomplete", "complete"]
 OWN = (
     "recipe.yaml", "environment.json", "metrics.jsonl", "result.json", "tuner.safetensors",
-    "tuner.json", "splits.csv", "predictions", "plots", "checkpoints",
+    "tuner.json", "splits.csv", "predictions", "plots", "checkpoints", "trackers",
 )  # fmt: skip
+FIGURES = ("metrics", "intervals", "examples")
+"""What every result.json holds."""
+AGAIN = "Copy the file again, or run that recipe again (`gist finetune ... --overwrite`)."
 
 
 class RunDirectory:
@@ -120,8 +125,7 @@ class RunDirectory:
 
     def write_recipe(self, recipe: Mapping[str, Any]) -> None:
         """The resolved recipe, in its own order."""
-        text = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
-        atomic.write_text(self.recipe_path, text)
+        atomic.write_text(self.recipe_path, yaml.dump(dict(recipe)))
 
     def read_recipe(self) -> dict[str, Any]:
         """The resolved recipe as plain data.
@@ -130,12 +134,29 @@ class RunDirectory:
             WeightsError: not readable.
         """
         try:
-            content = yaml.safe_load(self.recipe_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise WeightsError(f"{self.recipe_path} cannot be read: {error}", RELOAD) from error
+            content, _ = yaml.parse_file(self.recipe_path, str(self.recipe_path))
+        except OSError as error:
+            raise WeightsError(f"{self.recipe_path} cannot be read: {error}", AGAIN) from error
+        except RecipeError as error:
+            raise WeightsError(error.message, AGAIN) from error
         if not isinstance(content, dict):
-            raise WeightsError(f"{self.recipe_path} holds no recipe.", RELOAD)
+            raise WeightsError(f"{self.recipe_path} holds no recipe.", AGAIN)
         return content
+
+    def load_recipe(self) -> Recipe:
+        """The resolved recipe, validated.
+
+        Raises:
+            WeightsError: not readable, or not as it was written; all problems are named.
+        """
+        content = self.read_recipe()
+        try:
+            return Recipe.model_validate(content)
+        except ValidationError as error:
+            found = "; ".join(f"{p.key}: {p.text}" for p in explain(error, content))
+            raise WeightsError(
+                f"{self.recipe_path} is not as it was written: {found}.", AGAIN
+            ) from error
 
     def write_environment(self, argv: Sequence[str], device: str) -> None:
         """Versions, command line, device, threads."""
@@ -150,14 +171,21 @@ class RunDirectory:
 
         Raises:
             NotFound: the run was not finished.
-            WeightsError: not readable.
+            WeightsError: not readable, or not as it was written.
         """
         if not self.result_path.is_file():
             raise NotFound(
                 f"The run {self.path} was not finished: it has no result.json.",
                 f"Go on with `{self.resume_command()}`.",
             )
-        return read_json(self.result_path)
+        result = read_json(self.result_path, AGAIN)
+        missing = [key for key in FIGURES if not isinstance(result.get(key), dict)]
+        if missing:
+            raise WeightsError(
+                f"{self.result_path} is not as it was written: it lacks {', '.join(missing)}.",
+                AGAIN,
+            )
+        return result
 
     # --- weights and outputs -------------------------------------------------------------------
 
@@ -187,7 +215,7 @@ class RunDirectory:
         return {name: str(self.path / name) for name in OWN if (self.path / name).exists()}
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, hint: str = RELOAD) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:
@@ -196,9 +224,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read: {error}", RELOAD) from error
+        raise WeightsError(f"{path} cannot be read: {error}.", hint) from error
     if not isinstance(content, dict):
-        raise WeightsError(f"{path} holds no JSON object.", RELOAD)
+        raise WeightsError(f"{path} holds no JSON object.", hint)
     return content
 
 

@@ -115,7 +115,9 @@ def _from_folder(folder: Path, need_weights: bool) -> Source:
     try:
         content = json.loads(config.read_text())
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{config} is not readable JSON: {error}", "Copy it again.") from error
+        raise WeightsError(f"{config} is not readable JSON: {error}.", "Copy it again.") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{config} holds no JSON object.", "Copy it again.")
     architecture = content.get("architecture")
     if not architecture:
         kind = content.get("model_type", "unknown")

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gistcli.atomic import write_bytes
-from gistcli.errors import DataError, RecipeError, did_you_mean
+from gistcli.errors import DataError, RecipeError, WeightsError, did_you_mean
 
 SPLITS = ("train", "val", "test")
+_INTERPOLATIONS = ("bicubic", "bilinear", "box", "hamming", "lanczos", "nearest")
+_CROP_MODES = ("center", "squash", "border")
 _SHOWN = 50
 
 
@@ -62,20 +64,49 @@ class Preprocess:
         return len(self.mean)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Preprocess:
+    def from_config(
+        cls, config: Mapping[str, Any], where: str = "The model's configuration"
+    ) -> Preprocess:
         """From timm's keys: input_size (C, H, W), mean, std, interpolation, crop_pct, crop_mode.
 
         One mean for three channels, or three for one, is spread or averaged as it must be.
+
+        Raises:
+            WeightsError: a value is missing or makes no sense; `where` is what the message names.
         """
-        channels, height, width = (int(n) for n in config["input_size"])
-        return cls(
-            size=(height, width),
-            mean=_per_channel(config["mean"], channels),
-            std=_per_channel(config["std"], channels),
-            interpolation=str(config.get("interpolation") or "bicubic"),
-            crop_pct=float(config.get("crop_pct") or 0.875),
-            crop_mode=str(config.get("crop_mode") or "center"),
-        )
+        try:
+            channels, height, width = (int(n) for n in config["input_size"])
+            found = cls(
+                size=(height, width),
+                mean=_per_channel(config["mean"], channels),
+                std=_per_channel(config["std"], channels),
+                interpolation=str(config.get("interpolation") or "bicubic"),
+                crop_pct=float(config.get("crop_pct") or 0.875),
+                crop_mode=str(config.get("crop_mode") or "center"),
+            )
+            wrong = found._nonsense()
+        except KeyError as error:
+            wrong = f"has no {error.args[0]}"
+        except (TypeError, ValueError, ZeroDivisionError) as error:
+            wrong = f"cannot be read ({error})"
+        if wrong:
+            raise WeightsError(
+                f"{where}: the preprocessing {wrong}.",
+                "Copy the file again, or write it again with the program that made it.",
+            )
+        return found
+
+    def _nonsense(self) -> str:
+        """What no picture could be prepared with; empty where all is well."""
+        if min(self.size) < 1 or self.channels not in (1, 3):
+            return f"has input_size {[self.channels, *self.size]}, wanted [1 or 3, height, width]"
+        if min(self.std) <= 0 or self.crop_pct <= 0:
+            return "has a std or crop_pct that is not positive"
+        if self.interpolation not in _INTERPOLATIONS:
+            return f"has the interpolation {self.interpolation!r}"
+        if self.crop_mode not in _CROP_MODES:
+            return f"has the crop_mode {self.crop_mode!r}"
+        return ""
 
     def to_config(self) -> dict[str, Any]:
         """The inverse of `from_config`; plain lists, so that it is the same after JSON."""

@@ -45,7 +45,7 @@ def _run(path: Path) -> dict[str, Any]:
     else:
         found["next"] = [run.resume_command()]
     try:
-        found["tuner"] = run.info.model_dump(mode="json")
+        found["tuner"] = run.read_tuner()[1].model_dump(mode="json")
     except GistError as error:
         found["tuner"] = None
         found["problem"] = error.message

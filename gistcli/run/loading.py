@@ -103,7 +103,9 @@ def _open_merged(target: Path, device: torch.device, model: str | None) -> Loade
     if not classes:
         head = backbone.model.get_parameter(backbone.head_names()[0])
         classes = [str(i) for i in range(len(head))]
-    preprocess = Preprocess.from_config({**backbone.data_config(), **folder.preprocessing})
+    preprocess = Preprocess.from_config(
+        {**backbone.data_config(), **folder.preprocessing}, str(target / "config.json")
+    )
     # a tuner that owns the head and changes nothing: the folder's weights are the tuned ones
     return Loaded(Linear().attach(backbone), classes, preprocess, device, str(target))
 
@@ -111,12 +113,12 @@ def _open_merged(target: Path, device: torch.device, model: str | None) -> Loade
 def _open_run(target: Path, device: torch.device, model: str | None) -> Loaded:
     run = RunDirectory.open(target)
     state, info = run.read_tuner()
-    recipe = Recipe.model_validate(run.read_recipe())
+    recipe = run.load_recipe()
     backbone = open_base(info, recipe, model)
     backbone.reset_head(len(info.classes), recipe.seed)
     tuner = method_of(info.method).attach(backbone)
     tuner.load_state(state)
-    preprocess = Preprocess.from_config(info.preprocessing)
+    preprocess = Preprocess.from_config(info.preprocessing, str(target / "tuner.json"))
     return Loaded(tuner, info.classes, preprocess, device, str(target), recipe, run, info)
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 
+from pydantic import ValidationError
+
 from gistcli import registry
+from gistcli.artifacts.tensors import RELOAD
 from gistcli.artifacts.tuner_file import MethodInfo
-from gistcli.errors import NotFound, UnknownName
+from gistcli.errors import NotFound, UnknownName, WeightsError
 from gistcli.methods.base import Method
 
 
@@ -31,9 +34,15 @@ def method_of(info: MethodInfo) -> Method:
 
     Raises:
         NotFound: its code is not installed; says what to install.
+        WeightsError: options that it refuses.
     """
     try:
         method: Method = registry.resolve("methods", info.name).model_validate(info.options)
+    except ValidationError as error:
+        found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise WeightsError(
+            f"tuner.json has options that {info.name} refuses: {found}.", RELOAD
+        ) from error
     except (UnknownName, NotFound) as error:
         raise NotFound(
             f"The run was trained with the method {info.name!r} of {info.distribution} "

@@ -25,13 +25,19 @@ INFO = TunerInfo(
 )
 STATE = {"phi.attn_out": torch.arange(8.0).reshape(4, 2), "head.bias": torch.ones(2)}
 
+RESULT = {
+    "metrics": {"test/accuracy": 0.5},
+    "intervals": {"test/accuracy": [0.4, 0.6]},
+    "examples": {"test": 96},
+}
+
 
 def finished(path: Path) -> RunDirectory:
     run = RunDirectory.create(path)
     run.write_recipe({"seed": 0, "optim": {"lr": 1e-5}, "data": {"path": "çe"}})
     run.write_environment(["gist", "finetune"], "cpu")
     run.write_tuner(STATE, INFO)
-    run.write_result({"metrics": {"test/accuracy": 0.5}})
+    run.write_result(RESULT)
     return run
 
 
@@ -44,7 +50,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert info == INFO.model_copy(update={"sha256": info.sha256})
     assert len(info.sha256) == 64
     assert run.read_recipe() == {"seed": 0, "optim": {"lr": 1e-5}, "data": {"path": "çe"}}
-    assert run.read_result() == {"metrics": {"test/accuracy": 0.5}}
+    assert run.read_result() == RESULT
     assert run.info.backbone.img_size == (32, 48)
     environment = json.loads(run.environment_path.read_text())
     assert environment["versions"]["torch"] == importlib.metadata.version("torch")
