@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gistcli.errors import StorageError
+from gistcli.errors import Refused, StorageError
 
 _HINTS = {
     errno.ENOSPC: "Free some space or choose another output folder; nothing earlier was lost.",
@@ -27,6 +28,7 @@ _HINTS = {
     errno.EROFS: "The file system is read-only: choose another output folder.",
     errno.ENOTDIR: "A part of the path is a file: choose another output folder.",
     errno.EEXIST: "Something else has that name: choose another output folder.",
+    errno.EISDIR: "A folder has that name: choose another one.",
     errno.ENAMETOOLONG: "Choose a shorter name.",
     errno.EFBIG: "The file system holds no file of that size: choose another output folder.",
     errno.EIO: "The disk failed: check it, or choose another output folder.",
@@ -45,17 +47,41 @@ def storage_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _HINTS:
             raise
-        where = error.filename or path
         raise StorageError(
-            f"{where} cannot be written: {os.strerror(error.errno)}.", _HINTS[error.errno]
+            f"{_final(error.filename or path)} cannot be written: {os.strerror(error.errno)}.",
+            _HINTS[error.errno],
         ) from error
     except Exception as error:
         code = next((c for c in _HINTS if f"os error {c})" in str(error)), None)
         if code is None:
             raise
         raise StorageError(
-            f"{path} cannot be written: {os.strerror(code)}.", _HINTS[code]
+            f"{_final(path)} cannot be written: {os.strerror(code)}.", _HINTS[code]
         ) from error
+
+
+def _final(path: str | Path) -> str:
+    """A path as the user knows it: without the names that things have before they are finished."""
+    return re.sub(r"(^|/)\.([^/]+)\.tmp-\d+-[0-9a-f]{8}(?=/|$)", r"\1\2", str(path))
+
+
+def require_writable(path: Path, *, folder: bool) -> None:
+    """Whether a file or folder can be written at `path`; call it before hours of work.
+
+    Nothing is made, and how much room there is stays open.
+
+    Raises:
+        Refused: something of another kind is there, or a parent is a file.
+        StorageError: the nearest folder that exists may not be written to.
+    """
+    if not folder and path.is_dir():
+        raise Refused(f"{path} is a folder.", f"Name a file, such as {path / 'predictions.csv'}.")
+    places = [path, *path.absolute().parents] if folder else list(path.absolute().parents)
+    nearest = next(p for p in places if p.exists())
+    if not nearest.is_dir():
+        raise Refused(f"{nearest} is a file, not a folder.", "Choose another output.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise StorageError(f"{nearest} may not be written to.", _HINTS[errno.EACCES])
 
 
 def aside(path: Path) -> Path:

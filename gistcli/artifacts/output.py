@@ -70,9 +70,9 @@ def check_output(output: Path, sources: Iterable[Path] = ()) -> None:
 
     Raises:
         Refused: the folder holds something that no earlier export wrote, or the base itself.
+        StorageError: the place may not be written to.
     """
-    if output.exists() and not output.is_dir():
-        raise Refused(f"{output} is a file.", "Choose another output folder.")
+    atomic.require_writable(output, folder=True)
     if not output.is_dir():
         return
     found = sorted(p.name for p in output.iterdir())

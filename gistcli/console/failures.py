@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -44,7 +45,12 @@ def describe(error: BaseException) -> Failure:
             with storage_errors(Path(error.filename or "The output")):
                 raise error
         except StorageError as storage:
-            return Failure(**storage.as_dict(), exit_code=storage.exit_code)
+            failure = Failure(**storage.as_dict(), exit_code=storage.exit_code)
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR):
+                # nobody said whether it was to be read or written
+                text = failure.message.replace("be written", "be used")
+                failure = replace(failure, message=text, hint="Check the path and its permissions.")
+            return failure
         except OSError:
             pass
     what = " ".join(str(error).split())

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from gistcli.atomic import require_writable
 from gistcli.data import expand_inputs, load_images
 from gistcli.explain.clusters import cluster_maps
 from gistcli.explain.heatmap import write_sheets
@@ -46,6 +47,7 @@ def visualize(
         GistError: as `open_target`; broken images; the disk.
     """
     start = time.perf_counter()
+    require_writable(output, folder=True)
     files = expand_inputs(images)
     loaded = open_target(target, model=model, device=device)
     loaded.require_run("visualize")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gistcli.artifacts.rundir import RunDirectory, free_path
+from gistcli.atomic import require_writable
 from gistcli.errors import NotFound, Refused
 from gistcli.recipe import Recipe, differences
 
@@ -40,10 +41,12 @@ def settle(recipe: Recipe, output: Path | None, resume: str, overwrite: bool) ->
     Raises:
         Refused: another recipe's run is there, or something that is no run.
         NotFound: `resume` names a folder without a run.
+        StorageError: the place may not be written to.
     """
     if resume not in ("auto", "never"):
         return _resume(recipe, RunDirectory(Path(resume)))
     run = RunDirectory(output or _folder(recipe))
+    require_writable(run.path.parent, folder=True)
     state = run.state
     if state == "absent":
         return Place(run)
@@ -53,7 +56,7 @@ def settle(recipe: Recipe, output: Path | None, resume: str, overwrite: bool) ->
         return Place(run, clear=True)
     if not run.recipe_path.is_file():
         return Place(run, clear=True)
-    changed = differences(_recipe_of(run), recipe)
+    changed = differences(run.load_recipe(), recipe)
     if changed:
         raise Refused(
             f"{run.path} holds the run of another recipe: {'; '.join(changed)}.",
@@ -73,8 +76,10 @@ def settle(recipe: Recipe, output: Path | None, resume: str, overwrite: bool) ->
 
 def _resume(recipe: Recipe, run: RunDirectory) -> Place:
     if not run.recipe_path.is_file():
-        raise NotFound(f"--resume: {run.path} is no run.", "Give the folder of a run.")
-    changed = differences(_recipe_of(run), recipe)
+        raise NotFound(
+            f"--resume: {run.path} is no run.", "Give auto, never, or the folder of a run."
+        )
+    changed = differences(run.load_recipe(), recipe)
     if changed:
         raise Refused(
             f"--resume: {run.path} was started with another recipe: {'; '.join(changed)}.",
@@ -82,10 +87,6 @@ def _resume(recipe: Recipe, run: RunDirectory) -> Place:
         )
     done = run.read_result() if run.state == "complete" else None
     return Place(run, resume=True, done=done)
-
-
-def _recipe_of(run: RunDirectory) -> Recipe:
-    return Recipe.model_validate(run.read_recipe())
 
 
 def _folder(recipe: Recipe) -> Path:

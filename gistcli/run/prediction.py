@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gistcli.artifacts.predictions import write_top_k
+from gistcli.atomic import require_writable
 from gistcli.data import expand_inputs, load_images
 from gistcli.errors import DataError
 from gistcli.evaluate.classify import autocast
@@ -44,9 +45,12 @@ def predict(
 
     Raises:
         DataError: images that cannot be decoded, all of them named; nothing is written.
+        Refused, StorageError: `output` cannot be written.
         GistError: as `open_target`.
     """
     start = time.perf_counter()
+    if output is not None:
+        require_writable(output, folder=False)
     files = expand_inputs(inputs)
     loaded = open_target(target, model=model, device=device)
     probabilities = _probabilities(loaded, files, reporter)
