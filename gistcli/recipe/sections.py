@@ -151,7 +151,7 @@ class TrainSection(Section):
     keep: Count = 1
     """Checkpoints to keep."""
     max_time: Annotated[Rate | None, BeforeValidator(_seconds)] = None
-    """Seconds (or `90m`, `2h`) after which the state is saved and the run exits with code 130."""
+    """Seconds (or `90m`, `2h`), but at least a step, until the state is saved: exit code 130."""
     deterministic: bool = False
     """Only deterministic kernels on a GPU; a CPU run is exact anyway."""
 

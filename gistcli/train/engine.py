@@ -34,7 +34,7 @@ def require_trackers(names: Sequence[str]) -> None:
     missing = [n for n in names if importlib.util.find_spec(n) is None]
     if missing:
         raise Refused(
-            f"output.report_to: {', '.join(missing)} is not installed.",
+            f"output.report_to: not installed: {', '.join(missing)}.",
             f"Run `pip install {' '.join(missing)}`, or leave it out: metrics.jsonl stays.",
         )
 

@@ -43,11 +43,20 @@ class Stopper:
             signal.signal(number, handler)  # type: ignore[arg-type]
         self._before = {}
 
-    def reason(self) -> str | None:
-        """Why training should stop now, or None."""
+    def reason(self, *, advanced: bool = True) -> str | None:
+        """Why training should stop now, or None.
+
+        Args:
+            advanced: whether this session has done a step; before that the time limit does not
+                act, so that a limit that is too short for a step still comes to an end some day.
+        """
         if self._signal:
             return self._signal
-        if self.max_time is not None and time.monotonic() - self._start >= self.max_time:
+        if (
+            advanced
+            and self.max_time is not None
+            and time.monotonic() - self._start >= self.max_time
+        ):
             return f"train.max_time ({self.max_time:g} s)"
         return None
 

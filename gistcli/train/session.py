@@ -68,7 +68,7 @@ class Session:
             self.best = dict(checkpoint.best) if checkpoint.best is not None else None
             self.reporter.say(f"Going on from step {self.progress.step} of {self.total}.")
         self._saved = self._stage if checkpoint is not None else None
-        self._resumed_seconds = self.progress.seconds
+        self._resumed_seconds, self._resumed_step = self.progress.seconds, self.progress.step
         self._began = time.perf_counter()
         self.recorder.rewind(self.progress.step)
 
@@ -162,7 +162,7 @@ class Session:
         due = self.evaluate is not None and plan.evaluates_at(progress.step, self.per_epoch)
         if due and progress.evaluated < progress.step:
             self._evaluate()
-        reason = self.stopper.reason()
+        reason = self.stopper.reason(advanced=progress.step > self._resumed_step)
         if reason or self._finished or plan.saves_at(progress.step, self.per_epoch):
             self._save()
         if reason and not self._finished:
