@@ -73,7 +73,8 @@ def _from_file(path: Path, attribute: str) -> Any:
     if not path.is_file():
         raise NotFound(f"{path} does not exist.", "Give FILE.py:Class with an existing file.")
     spec = importlib.util.spec_from_file_location(f"gistcli_file_{path.stem}", path)
-    assert spec is not None and spec.loader is not None, path
+    assert spec is not None, path
+    assert spec.loader is not None, path
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, attribute):

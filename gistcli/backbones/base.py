@@ -147,7 +147,7 @@ class Backbone(nn.Module, abc.ABC):
             known = {s.role for s in sites} | {_family_name(s) for s in sites}
             text = ", ".join(repr(m) for m in missing)
             hint = " ".join(did_you_mean(m, known) for m in missing)
-            raise UnknownName(f"targets: {text} matches nothing in {self.architecture}.", hint)
+            raise UnknownName(f"targets: {text} matches nothing in {self.name}.", hint)
         _refuse_overlap(found)
         order = {id(s): i for i, s in enumerate(sites)}
         return sorted(found, key=lambda s: order[id(s)])
@@ -163,7 +163,7 @@ class Backbone(nn.Module, abc.ABC):
         bad = [n for n in layers if not -self.depth <= int(n) < self.depth]
         if bad or not layers:
             raise Refused(
-                f"layers: {bad or 'none'} named, but {self.architecture} has {self.depth} layers.",
+                f"layers: {bad or 'none'} named, but {self.name} has {self.depth} layers.",
                 f"Use numbers from 0 to {self.depth - 1} (or -{self.depth} to -1), or `all`.",
             )
         return sorted({int(n) % self.depth for n in layers})

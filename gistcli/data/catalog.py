@@ -56,10 +56,15 @@ def open_catalog(
                     f"training pictures: all of them are taken"
                 )
     if not any(splits.values()):
-        raise DataError(f"{name} holds no labelled pictures.")
+        raise DataError(
+            f"{name} holds no labelled pictures.", "Give a folder of class folders, or a list."
+        )
     catalog = Catalog(name, class_order(_labels(splits)), splits, notes, warnings)
     if len(catalog.classes) < 2 and not whole:
-        raise DataError(f"{name} has one class only ({catalog.classes[0]}): nothing to tell apart.")
+        raise DataError(
+            f"{name} has one class only ({catalog.classes[0]}): nothing to tell apart.",
+            "Give data with two classes or more, in a folder or column of their own each.",
+        )
     catalog.warnings += _doubts(catalog)
     return catalog
 

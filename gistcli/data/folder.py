@@ -44,7 +44,10 @@ class Folder:
         if self.empty:
             self.problems.append(f"{some(self.empty, 'class folder')} without a picture")
         if self.problems:
-            raise DataError(f"{self.root} cannot be used: {'; '.join(self.problems)}.")
+            raise DataError(
+                f"{self.root} cannot be used: {'; '.join(self.problems)}.",
+                "Wanted: CLASS/PICTURE, or train/CLASS/PICTURE, with pictures in every class.",
+            )
         return Found(splits, self.notes)
 
     def _split_folders(self) -> dict[str, Path]:

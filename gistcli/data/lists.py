@@ -47,7 +47,9 @@ class ImageList:
         splits = {split: self._distinct(split, records) for split, records in splits.items()}
         if self.problems:
             told = [f"{some(names, 'row')} {what}" for what, names in self.problems.items()]
-            raise DataError(f"{self.place} cannot be used: {'; '.join(told)}.")
+            raise DataError(
+                f"{self.place} cannot be used: {'; '.join(told)}.", "Correct or remove these rows."
+            )
         return Found(splits, warnings=self.warnings)
 
     def _files(self) -> dict[str, Path]:

@@ -204,12 +204,15 @@ def _without(
         # one look at the other splits now, rather than the next error after the next start
         others = {s: list(check(rs).values()) for s, rs in catalog.splits.items() if s != split}
         refuse(catalog, {split: list(broken.values()), **others})
+    names = [str(error) for error in broken.values()]
     if broken:
-        names = [str(error) for error in broken.values()]
         reporter.warn(f"{catalog.name} {split}: {some(names, 'broken picture')} left out")
     good = [i for i in range(len(records)) if i not in broken]
     if not good:
-        raise DataError(f"{catalog.name} {split}: no picture can be decoded.")
+        raise DataError(
+            f"{catalog.name} {split}: no picture can be decoded ({some(names, 'picture')}).",
+            "Repair them, or give other data.",
+        )
     return good
 
 
@@ -265,7 +268,9 @@ def load_images(
         results = list(in_threads(decode, paths))
     broken = [str(result) for result in results if isinstance(result, DataError)]
     if broken:
-        raise DataError(f"{some(broken, 'picture')} cannot be decoded.")
+        raise DataError(
+            f"{some(broken, 'picture')} cannot be decoded.", "Remove or repair these files."
+        )
     good = [result for result in results if not isinstance(result, DataError)]
     pixels = torch.stack([pixels for pixels, _ in good]).to(device)
     normalize = Normalize(preprocess, torch.device(device))

@@ -144,13 +144,19 @@ def read_pinned(path: Path, found: Found) -> Part:
             have another label; all in one message.
     """
     if not path.is_file():
-        raise NotFound(f"{path} does not exist.", "It says which picture was in which split.")
+        raise NotFound(
+            f"{path} does not exist, which says what was in which split.",
+            "Copy it again, or name the data: --data PATH.",
+        )
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         reader = csv.DictReader(file)
         rows = list(reader)
     columns = reader.fieldnames or []
     if not {"split", "name", "label"} <= {*columns}:
-        raise DataError(f"{path} lacks columns: wanted split, name, label; found {columns}.")
+        raise DataError(
+            f"{path} lacks columns: wanted split, name, label; found {columns}.",
+            "Copy it again, or name the data: --data PATH.",
+        )
     known = {r.name: r for records in found.splits.values() for r in records}
     missing = [row["name"] for row in rows if row["name"] not in known]
     changed = [

@@ -8,7 +8,7 @@ from typing import Any
 
 from gistcli.data import Catalog, open_catalog
 from gistcli.data.split import ImageSplit, load_split
-from gistcli.errors import Refused, UnknownName, did_you_mean
+from gistcli.errors import NotFound, Refused, UnknownName, did_you_mean
 from gistcli.evaluate.classify import predict, scalars, score
 from gistcli.recipe import DataSection
 from gistcli.reporting import SILENT, Reporter
@@ -78,9 +78,14 @@ def find_catalog(loaded: Loaded, data: str | None, command: str) -> Catalog:
             f"Say on what: `gist {command} {loaded.name} --data PATH`.",
         )
     pinned = loaded.run.splits_path
-    return open_catalog(loaded.recipe.data, base=Path.cwd(), pinned=pinned).with_classes(
-        loaded.classes
-    )
+    try:
+        catalog = open_catalog(loaded.recipe.data, base=Path.cwd(), pinned=pinned)
+    except NotFound as error:
+        raise NotFound(
+            f"The data of this run are not where they were: {error.message}",
+            f"Say where they lie now: `gist {command} {loaded.name} --data PATH`.",
+        ) from error
+    return catalog.with_classes(loaded.classes)
 
 
 def choose_split(catalog: Catalog, split: str | None) -> str:
