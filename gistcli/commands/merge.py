@@ -22,8 +22,12 @@ def merge(
         Path, typer.Option("-o", "--output-dir", help="The new folder.", metavar="DIR")
     ],
     format_: Annotated[
-        Literal["timm", "transformers", "peft", "onnx"] | None,
-        typer.Option("--format", help="Without one: what the model is.", show_default=False),
+        Literal["timm", "peft", "onnx"] | None,
+        typer.Option(
+            "--format",
+            help="timm (transformers loads it, too), peft or onnx. Without one: timm.",
+            show_default=False,
+        ),
     ] = None,
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"] | None,

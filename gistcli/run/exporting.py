@@ -11,7 +11,7 @@ import torch
 from gistcli.artifacts.card import CardFacts, model_card
 from gistcli.artifacts.merge import merge_timm
 from gistcli.artifacts.onnx_export import PixelsToLogits, export_onnx, require_onnx
-from gistcli.artifacts.output import Receipt, check_output
+from gistcli.artifacts.output import RECEIPT, Receipt, check_output
 from gistcli.artifacts.peft_export import export_peft
 from gistcli.artifacts.plan import plan_merge
 from gistcli.artifacts.timm_export import tuned_config
@@ -63,6 +63,10 @@ def merge(
         if dtype not in (None, "float32") or scale != 1:
             raise Refused("An ONNX export is float32 at scale 1.", "Leave --dtype and --scale out.")
     check_output(output)
+    if (output / RECEIPT).is_file():
+        reporter.say(
+            f"{output} holds an earlier merge, which is replaced once this one is verified."
+        )
     loaded = open_target(target, model=model, device="cpu")
     loaded.require_run("merge")
     reference = _reference(loaded, reporter) if verify or kind == "onnx" else None
