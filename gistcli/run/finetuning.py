@@ -23,7 +23,7 @@ from gistcli.reporting import SILENT, Reporter
 from gistcli.run.assembling import Assembly, assemble, say_parameters
 from gistcli.run.methods import method_info
 from gistcli.run.placing import Place, settle
-from gistcli.run.settings import say_defaults, training_plan
+from gistcli.run.settings import resolved, say_defaults, training_plan
 from gistcli.train.curves import write_curves
 from gistcli.train.engine import open_accelerator, require_trackers
 from gistcli.train.loop import FitResult, fit
@@ -76,6 +76,7 @@ def finetune(
         GistError: see `gistcli.errors`; what an earlier run left is only replaced by a run that
             could start.
     """
+    recipe = resolved(recipe)
     place = settle(recipe, output, resume, overwrite)
     if place.done is not None:
         reporter.say(f"{place.run.path} holds this run, complete.")
@@ -105,9 +106,9 @@ def prepare(recipe: Recipe, place: Place, reporter: Reporter) -> Job:
     say_catalog(catalog, reporter)
     assembly = assemble(recipe, catalog.classes)
     say_parameters(assembly, reporter)
-    say_defaults(recipe, assembly.method, reporter)
+    say_defaults(recipe, reporter)
     preprocess = Preprocess.from_config(assembly.backbone.data_config())
-    plan = training_plan(recipe, assembly.method)
+    plan = training_plan(recipe)
     plan.require_evaluation("val" in catalog.splits)
     splits = {
         split: load_split(

@@ -11,7 +11,7 @@ from gistcli.recipe import Recipe
 from gistcli.reporting import SILENT, Reporter
 from gistcli.run.assembling import assemble, say_parameters, site_rows
 from gistcli.run.finetuning import say_catalog
-from gistcli.run.settings import say_defaults, training_plan
+from gistcli.run.settings import resolved, say_defaults, training_plan
 
 
 def dry_run(recipe: Recipe, *, reporter: Reporter = SILENT) -> dict[str, Any]:
@@ -22,6 +22,7 @@ def dry_run(recipe: Recipe, *, reporter: Reporter = SILENT) -> dict[str, Any]:
     Raises:
         GistError: recipe, model or method are wrong.
     """
+    recipe = resolved(recipe)
     catalog = _catalog(recipe, reporter)
     classes = len(catalog.classes) if catalog else 1
     assembly = assemble(recipe, classes, meta=True)
@@ -35,8 +36,8 @@ def dry_run(recipe: Recipe, *, reporter: Reporter = SILENT) -> dict[str, Any]:
         parameters["head"] = None
         reporter.warn("Without data the classes are unknown: counts are without the head.")
     say_parameters(assembly, reporter)
-    say_defaults(recipe, assembly.method, reporter)
-    plan = training_plan(recipe, assembly.method)
+    say_defaults(recipe, reporter)
+    plan = training_plan(recipe)
     steps = None
     if catalog:
         per_epoch = -(-len(catalog.splits["train"]) // plan.batch_size)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from gistcli.methods.base import Method
 from gistcli.recipe import OptimSection, Recipe
 from gistcli.reporting import Reporter
 from gistcli.train.plan import OptimPlan, Plan
@@ -13,8 +12,8 @@ RECOMMENDED = ("lr", "head_lr", "weight_decay", "clip_norm")
 MODALITY = "vision"
 
 
-def training_plan(recipe: Recipe, method: Method) -> Plan:
-    """The recipe's train, eval and optim sections with every null filled in."""
+def training_plan(recipe: Recipe) -> Plan:
+    """The train, eval and optim sections of a resolved recipe as plain numbers."""
     train, evaluation = recipe.train, recipe.eval
     return Plan(
         seed=recipe.seed,
@@ -30,30 +29,34 @@ def training_plan(recipe: Recipe, method: Method) -> Plan:
         keep=train.keep,
         max_time=train.max_time,
         deterministic=train.deterministic,
-        optim=optim_plan(recipe.optim, method),
+        optim=optim_plan(recipe.optim),
     )
 
 
-def optim_plan(optim: OptimSection, method: Method) -> OptimPlan:
-    """The optimiser's numbers: the recipe's, and the method's where that is silent."""
-    recommended = method.recommended[MODALITY]
-    chosen = {
-        key: getattr(recommended, key) if getattr(optim, key) is None else getattr(optim, key)
-        for key in RECOMMENDED
-    }
-    chosen["clip_norm"] = chosen["clip_norm"] or None  # 0 in a recipe: never clip
-    same = ("name", "momentum", "schedule", "warmup_ratio")
-    return OptimPlan(**chosen, **{key: getattr(optim, key) for key in same})
+def resolved(recipe: Recipe) -> Recipe:
+    """The recipe with the method's own rates where it has none, as it is kept with the run."""
+    recommended = recipe.build_method().recommended[MODALITY]
+    optim = recipe.optim
+    rates = {k: getattr(recommended, k) for k in RECOMMENDED if getattr(optim, k) is None}
+    if rates.get("clip_norm", 0.0) is None:
+        rates["clip_norm"] = 0.0  # never clip, said in the recipe's own words
+    return recipe.model_copy(update={"optim": optim.model_copy(update=rates)})
 
 
-def say_defaults(recipe: Recipe, method: Method, reporter: Reporter) -> None:
+def optim_plan(optim: OptimSection) -> OptimPlan:
+    """The optimiser's numbers, of a resolved recipe."""
+    same = ("name", "lr", "head_lr", "weight_decay", "momentum", "schedule", "warmup_ratio")
+    values = {key: getattr(optim, key) for key in same}
+    return OptimPlan(**values, clip_norm=optim.clip_norm or None)
+
+
+def say_defaults(recipe: Recipe, reporter: Reporter) -> None:
     """One line a section: every key that nobody gave, with its value and where that comes from."""
-    optim = optim_plan(recipe.optim, method)
     sections: dict[str, list[str]] = {}
     for key, (value, origin) in recipe.defaulted().items():
         section, _, name = key.rpartition(".")
         if section == "optim" and name in RECOMMENDED:
-            value, origin = getattr(optim, name), f"{method.name} default"
+            origin = f"{recipe.method['name']} default"
         source = "" if origin == "default" else f" ({origin})"
         sections.setdefault(section or "recipe", []).append(f"{name} {_shown(value)}{source}")
     for section, values in sections.items():

@@ -254,3 +254,10 @@ def test_a_method_without_clusters_is_not_pictured(tmp_path: Path, recipe: Make)
     with pytest.raises(NotSupported, match="no clusters"):
         run.visualize(tmp_path / "run", [picture], tmp_path / "maps")
     assert not (tmp_path / "maps").exists()
+
+
+def test_the_kept_recipe_holds_the_rates_that_the_method_brought(finished: Path) -> None:
+    optim = RunDirectory(finished).read_recipe()["optim"]
+    assert (optim["lr"], optim["head_lr"], optim["weight_decay"], optim["clip_norm"]) == (
+        0.003, 0.003, 0.0001, 1.0,
+    )  # fmt: skip
