@@ -29,6 +29,8 @@ OWN = (
 )  # fmt: skip
 FIGURES = ("metrics", "intervals", "examples")
 """What every result.json holds."""
+SECTIONS = ("model", "data", "method", "optim", "train", "eval", "output")
+"""What every recipe.yaml of a run holds."""
 AGAIN = "Copy the file again, or run that recipe again (`gist finetune ... --overwrite`)."
 
 
@@ -150,6 +152,12 @@ class RunDirectory:
             WeightsError: not readable, or not as it was written; all problems are named.
         """
         content = self.read_recipe()
+        missing = [name for name in SECTIONS if name not in content]
+        if missing:  # every section is written: a file that was cut must not get defaults instead
+            raise WeightsError(
+                f"{self.recipe_path} is not as it was written: it lacks {', '.join(missing)}.",
+                AGAIN,
+            )
         try:
             return Recipe.model_validate(content)
         except ValidationError as error:

@@ -159,7 +159,8 @@ def load_split(
 
     Raises:
         UnknownName: no such split.
-        DataError: broken pictures; those of the other splits are named as well.
+        DataError: broken pictures, those of the other splits named as well; or, for training,
+            a class of which no picture is left.
     """
     if split not in catalog.splits:
         hint = did_you_mean(split, catalog.splits)
@@ -177,6 +178,8 @@ def load_split(
     else:
         pixels, broken = fill(records, decoder, storage, reporter)
     good = _without(catalog, split, records, broken, on_error, reporter)
+    if train:
+        _require_every_class(catalog, split, records, good)
     labels = torch.tensor(catalog.labels(split))[chosen][good]
     images = ImageSplit(
         [records[i] for i in good],
@@ -214,6 +217,18 @@ def _without(
             "Repair them, or give other data.",
         )
     return good
+
+
+def _require_every_class(
+    catalog: Catalog, split: str, records: Sequence[Record], good: Sequence[int]
+) -> None:
+    left = {records[i].label for i in good}
+    lost = sorted({r.label for r in records} - left)
+    if lost:
+        raise DataError(
+            f"{catalog.name} {split}: nothing of {some(lost, 'class', 'classes')} can be decoded.",
+            "Repair them, or remove the class.",
+        )
 
 
 def _spread(count: int, limit: int | None) -> list[int]:

@@ -164,9 +164,11 @@ def read_pinned(path: Path, found: Found) -> Part:
         for row in rows
         if row["name"] in known and known[row["name"]].label != row["label"]
     ]
+    strange = sorted({row["split"] for row in rows} - {*SPLITS})
     problems = [
         f"{some(names, *words)} {what}"
         for names, words, what in (
+            (strange, ("split",), "of no known name"),
             (missing, ("picture",), "no longer there"),
             (changed, ("picture",), "with another label"),
         )

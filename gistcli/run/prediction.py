@@ -14,7 +14,8 @@ from torch import Tensor
 from gistcli.artifacts.predictions import write_top_k
 from gistcli.atomic import require_writable
 from gistcli.data import expand_inputs, load_images
-from gistcli.errors import DataError
+from gistcli.data.images import is_image_name
+from gistcli.errors import DataError, Refused
 from gistcli.evaluate.classify import autocast
 from gistcli.reporting import SILENT, Reporter
 from gistcli.run.loading import Loaded, open_target
@@ -50,6 +51,7 @@ def predict(
     """
     start = time.perf_counter()
     if output is not None:
+        _refuse_picture(output)
         require_writable(output, folder=False)
     files = expand_inputs(inputs)
     loaded = open_target(target, model=model, device=device)
@@ -63,6 +65,15 @@ def predict(
         "predictions": _rows(names, probabilities, loaded.classes, top_k),
         "seconds": round(time.perf_counter() - start, 3),
     }
+
+
+def _refuse_picture(output: Path) -> None:
+    """`predict RUN -o a.jpg b.jpg` must not cost the first of the photos."""
+    if is_image_name(output.name):
+        raise Refused(
+            f"--output {output} is named like a picture, but becomes a CSV file.",
+            "Choose another name, such as predictions.csv.",
+        )
 
 
 def logits_of(
