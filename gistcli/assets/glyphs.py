@@ -10,7 +10,6 @@ same machine (another FreeType may draw outlines slightly differently).
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -144,29 +143,20 @@ def _pose(n: int, generator: Generator) -> Tensor:
 
 
 def _blur(images: Tensor, generator: Generator) -> Tensor:
-    """A quarter stays sharp; the rest is blurred or passes through 16 or 8 pixels a side."""
-    choice = torch.rand(len(images), 1, 1, 1, generator=generator)
-    soft = _gaussian(images, 1.0)
-    half, quarter = (
-        F.interpolate(
-            F.avg_pool2d(images, k), size=(SIZE, SIZE), mode="bicubic", align_corners=False
-        ).clamp(0, 1)
-        for k in (2, 4)
-    )
-    blurred = torch.where(choice < 0.5, soft, torch.where(choice < 0.75, half, quarter))
-    return torch.where(choice < 0.25, images, blurred)
-
-
-def _gaussian(images: Tensor, sigma: float) -> Tensor:
-    """A Gaussian blur of five taps along either axis."""
-    taps = torch.tensor([math.exp(-0.5 * (x / sigma) ** 2) for x in range(-2, 3)])
-    taps = taps / taps.sum()
-    images = F.conv2d(images, taps.view(1, 1, 5, 1), padding=(2, 0))
-    return F.conv2d(images, taps.view(1, 1, 1, 5), padding=(0, 2))
+    """A quarter stays sharp; each other image gets a Gaussian blur of 0.3 to 1.2 pixels."""
+    n = len(images)
+    sigma = _uniform(n, 0.3, 1.2, generator)
+    taps = torch.exp(-0.5 * (torch.arange(-2, 3.0) / sigma[:, None]) ** 2)
+    taps = taps / taps.sum(dim=1, keepdim=True)
+    blurred = images.transpose(0, 1)  # the batch as channels, so that each has its own taps
+    blurred = F.conv2d(blurred, taps.view(n, 1, 5, 1), padding=(2, 0), groups=n)
+    blurred = F.conv2d(blurred, taps.view(n, 1, 1, 5), padding=(0, 2), groups=n).transpose(0, 1)
+    sharp = torch.rand(n, 1, 1, 1, generator=generator) < 0.25
+    return torch.where(sharp, images, blurred)
 
 
 def _tone(images: Tensor, generator: Generator) -> Tensor:
-    """Random ink and paper, noise up to a tenth, and every second image inverted."""
+    """Random ink and paper, noise up to 0.07, and every second image inverted."""
     n = len(images)
     ink = _uniform(n, 0.6, 1.0, generator).view(n, 1, 1, 1)
     paper = _uniform(n, 0.0, 0.2, generator).view(n, 1, 1, 1)

@@ -4,15 +4,24 @@
 
 A standard timm `VisionTransformer` (class token, fused qkv, 32 x 32 pixels, patches of 4, width 64,
 4 blocks, 2 heads) learns to name 150 letters and symbols (`glyphs.py`; no digit is among them).
-Every batch is freshly rendered, so no picture is seen twice. One thread and fixed seeds: the same
-machine and the same versions give the same file.
+Every batch is freshly rendered, so no picture is seen twice. One thread and fixed seeds: two runs
+on one machine gave the same bytes (other versions or processors may round differently).
 
-    86.6 % of 5,000 fresh glyphs named, 2,500 steps, 217,174 parameters, 873,488 bytes
+    1,200 steps of 64, 121 CPU seconds; 217,174 parameters, 873,488 bytes (fp32)
+    64.1 % of 5,000 fresh glyphs named (chance: 0.7 %)
+    SHA-256 43aa01512abe0a51b9100587103a0744dfed5c7ec76f57f1f275017f6740c0fc
 
-What makes so small a Transformer learn in minutes, each tried at 800 steps: Muon in place of AdamW
-for the matrices of the blocks (5 % -> 17 % of fresh glyphs named), attention that starts near the
-identity (-> 22 %), no patch dropout (-> 39 %), a rate of 5e-3 in place of 2e-3 (-> 53 %; 1e-2 falls
-back to 34 %). A second cross-entropy on the mean patch token teaches the patches, too.
+What it is good for: handwritten digits from 300 pictures, test accuracy on 500, mean of 3 seeds
+(each with its own 300): the best of many linear probes (100 epochs) 94.9 %, GIFT of rank 8 (20
+epochs at 2e-2, head 3e-3) 96.9 %. It is stopped early on purpose. 1,500 steps name 80.6 % of the
+glyphs, but probe and GIFT come closer (96.7, 97.9, six seeds); 2,500 steps on glyphs that also
+passed through 8 x 8 pixels, as the digits do, left half a point (97.7, 98.2).
+
+What makes so small a Transformer learn in minutes, tried at 800 steps on those harder glyphs: Muon
+in place of AdamW for the matrices of the blocks (5 % -> 17 % of fresh glyphs named), attention that
+starts near the identity (-> 22 %), no patch dropout (-> 39 %), a rate of 5e-3 in place of 2e-3 (->
+53 %; 1e-2 falls back to 34 %). A second cross-entropy, on the mean patch token, is there to teach
+the patches, too.
 """
 
 from __future__ import annotations
@@ -45,7 +54,7 @@ MODEL_ARGS: dict[str, Any] = {
     "depth": 4,
     "num_heads": 2,
 }
-STEPS, BATCH, SEED = 2500, 64, 0
+STEPS, BATCH, SEED = 1200, 64, 0
 MUON_LR, ADAMW_LR, DECAY = 5e-3, 4e-3, 0.05
 PATCH_LOSS = 0.5  # weight of the cross-entropy on the mean patch token
 VALIDATION = 5000
