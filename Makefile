@@ -32,3 +32,4 @@ fix: $(STAMP)  ## let ruff mend what it can
 
 bench: $(STAMP)  ## step time and memory against the floor and PEFT, into tests/benchmarks/results.md
 	$(BIN)/python tests/benchmarks/run.py
+	$(BIN)/python tests/benchmarks/help_time.py

@@ -166,7 +166,7 @@ class ViT(Backbone):
     def forward(self, batch: Mapping[str, Tensor]) -> Features:
         """Features of `batch["pixels"]` (B, 3, H, W)."""
         model, pixels = self.model, batch["pixels"]
-        kept = model.forward_features(pixels)
+        kept = model.forward_features(pixels.to(model.patch_embed.proj.weight.dtype))
         pooled = model.forward_head(kept, pre_logits=True)
         tokens = self._full if self._full is not None else kept
         self._full = None

@@ -34,12 +34,14 @@ class Assembly:
         return {**groups, "trainable": sum(groups.values()), "total": total}
 
 
-def open_model(model: ModelSection, *, name: str | None = None, meta: bool = False) -> Backbone:
-    """The backbone of a recipe, or of another place that holds the same one."""
+def open_model(
+    model: ModelSection, *, name: str | None = None, dtype: str | None = None, meta: bool = False
+) -> Backbone:
+    """The backbone of a recipe; from another place, or in another dtype, where those are given."""
     return open_backbone(
         name or model.name,
         img_size=model.img_size,
-        dtype=model.dtype,
+        dtype=dtype or model.dtype,
         drop_path=model.drop_path,
         grad_checkpointing=model.grad_checkpointing,
         meta=meta,

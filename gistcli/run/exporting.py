@@ -67,7 +67,8 @@ def merge(
         reporter.say(
             f"{output} holds an earlier merge, which is replaced once this one is verified."
         )
-    loaded = open_target(target, model=model, device="cpu")
+    # float32 also where the run computed in less: the merge starts from the stored weights
+    loaded = open_target(target, model=model, device="cpu", dtype="float32")
     loaded.require_run("merge")
     reference = _reference(loaded, reporter) if verify or kind == "onnx" else None
     card = _card(loaded)

@@ -74,21 +74,26 @@ class Loaded:
         return self.run, self.info, self.recipe
 
 
-def open_target(target: Path, *, model: str | None = None, device: str = "cpu") -> Loaded:
+def open_target(
+    target: Path, *, model: str | None = None, device: str = "cpu", dtype: str | None = None
+) -> Loaded:
     """Load a run or a merged folder for use, in evaluation mode on a device.
 
     Args:
         target: directory of a run or of a merged network.
         model: where the backbone now lies, if it moved.
         device: auto, cpu, cuda, cuda:N or mps.
+        dtype: of a run's backbone; None for that of its recipe.
 
     Raises:
         NotFound, WeightsError: missing or damaged files.
         BaseMismatch: the backbone is another one.
     """
     where = choose_device(device)
-    merged = kind_of(target) == "merged"
-    loaded = _open_merged(target, where, model) if merged else _open_run(target, where, model)
+    if kind_of(target) == "merged":
+        loaded = _open_merged(target, where, model)
+    else:
+        loaded = _open_run(target, where, model, dtype)
     loaded.backbone.to(where).eval()
     loaded.tuner.to(where).eval()
     return loaded
@@ -110,11 +115,11 @@ def _open_merged(target: Path, device: torch.device, model: str | None) -> Loade
     return Loaded(Linear().attach(backbone), classes, preprocess, device, str(target))
 
 
-def _open_run(target: Path, device: torch.device, model: str | None) -> Loaded:
+def _open_run(target: Path, device: torch.device, model: str | None, dtype: str | None) -> Loaded:
     run = RunDirectory.open(target)
     state, info = run.read_tuner()
     recipe = run.load_recipe()
-    backbone = open_base(info, recipe, model)
+    backbone = open_base(info, recipe, model, dtype)
     backbone.reset_head(len(info.classes), recipe.seed)
     tuner = method_of(info.method).attach(backbone)
     tuner.load_state(state)
@@ -122,7 +127,9 @@ def _open_run(target: Path, device: torch.device, model: str | None) -> Loaded:
     return Loaded(tuner, info.classes, preprocess, device, str(target), recipe, run, info)
 
 
-def open_base(info: TunerInfo, recipe: Recipe, model: str | None) -> Backbone:
+def open_base(
+    info: TunerInfo, recipe: Recipe, model: str | None, dtype: str | None = None
+) -> Backbone:
     """The backbone of a run, recognised by its fingerprint.
 
     Raises:
@@ -130,7 +137,7 @@ def open_base(info: TunerInfo, recipe: Recipe, model: str | None) -> Backbone:
         BaseMismatch: other weights lie there.
     """
     try:
-        backbone = open_model(recipe.model, name=model)
+        backbone = open_model(recipe.model, name=model, dtype=dtype)
     except NotFound as error:
         if model is not None:
             raise
