@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from gistcli.backbones import Backbone, open_backbone
+from gistcli.backbones import Backbone, Site, open_backbone
 from gistcli.methods.base import Method, Tuner
 from gistcli.recipe import ModelSection, Recipe
 from gistcli.reporting import Reporter
@@ -61,8 +61,8 @@ def assemble(recipe: Recipe, classes: Sequence[str] | int, *, meta: bool = False
     return Assembly(method, backbone, method.attach(backbone))
 
 
-def site_rows(tuner: Tuner) -> list[dict[str, Any]]:
-    """The sites of a tuner as JSON."""
+def site_rows(sites: Sequence[Site]) -> list[dict[str, Any]]:
+    """Sites as JSON."""
     return [
         {
             "name": s.name,
@@ -72,7 +72,7 @@ def site_rows(tuner: Tuner) -> list[dict[str, Any]]:
             "d_out": s.d_out,
             "rows": [s.rows.start, s.rows.stop] if s.rows else None,
         }
-        for s in tuner.sites
+        for s in sites
     ]
 
 

@@ -10,6 +10,7 @@ from gistcli.artifacts.targets import kind_of, open_merged
 from gistcli.backbones import Backbone, open_backbone
 from gistcli.errors import GistError
 from gistcli.reporting import SILENT, Reporter
+from gistcli.run.assembling import site_rows
 
 
 def inspect(target: str, *, reporter: Reporter = SILENT) -> dict[str, Any]:
@@ -62,15 +63,5 @@ def _model(name: str) -> dict[str, Any]:
         "layers": backbone.depth,
         "preprocessing": backbone.data_config(),
         "weights": [str(p) for p in backbone.origin.weights],
-        "sites": [
-            {
-                "name": s.name,
-                "role": s.role,
-                "layer": s.layer,
-                "d_in": s.d_in,
-                "d_out": s.d_out,
-                "rows": [s.rows.start, s.rows.stop] if s.rows else None,
-            }
-            for s in backbone.all_sites()
-        ],
+        "sites": site_rows(backbone.all_sites()),
     }
