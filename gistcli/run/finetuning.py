@@ -16,6 +16,7 @@ from gistcli import registry
 from gistcli.artifacts.predictions import write_predictions
 from gistcli.artifacts.tuner_file import BackboneInfo, TunerInfo
 from gistcli.data import Catalog, ImageSplit, Preprocess, load_split, open_catalog
+from gistcli.errors import Interrupted
 from gistcli.evaluate.classify import Predictions, predict, scalars, score
 from gistcli.evaluate.plots import write_classification_plots
 from gistcli.recipe import Recipe
@@ -90,6 +91,11 @@ def finetune(
     recorder = Recorders(recorders)
     try:
         fitted = _fit(job, accelerator, recorder, reporter)
+    except Interrupted as error:
+        # the same command again would begin anew where the folder was numbered automatically
+        raise Interrupted(
+            error.message, f"Go on with `{job.place.run.resume_command()}`."
+        ) from error
     finally:
         recorder.close()
     return _conclude(job, fitted, reporter)

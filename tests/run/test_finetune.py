@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from safetensors.torch import load_file
 
 from gistcli import run
 from gistcli.artifacts.rundir import RunDirectory
+from gistcli.cli import invoke
 from gistcli.errors import Diverged, Interrupted, NotSupported, Refused
 from gistcli.recipe import Recipe
 from gistcli.reporting import Reporter
@@ -261,3 +264,16 @@ def test_the_kept_recipe_holds_the_rates_that_the_method_brought(finished: Path)
     assert (optim["lr"], optim["head_lr"], optim["weight_decay"], optim["clip_norm"]) == (
         0.003, 0.003, 0.0001, 1.0,
     )  # fmt: skip
+
+
+def test_the_hint_of_an_interruption_is_the_command_that_goes_on(
+    tmp_path: Path, recipe: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Interrupted) as caught:
+        run.finetune(recipe(train__max_time=1e-6, train__max_steps=2))
+    command = re.search("`(.+)`", caught.value.hint)
+    assert command is not None
+    assert invoke(shlex.split(command[1])[1:]) == 0
+    assert [p.name for p in (tmp_path / "runs").iterdir()] == ["gift-gist_vit_nano-digits-1"]
+    assert (tmp_path / "runs" / "gift-gist_vit_nano-digits-1" / "result.json").is_file()

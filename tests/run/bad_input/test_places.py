@@ -201,7 +201,7 @@ def test_ctrl_c_saves_and_the_same_command_finishes(call: Call, tmp_path: Path) 
     assert error["type"] == "Interrupted"
     assert "SIGINT" in error["message"]
     assert str(out / "checkpoints") in error["message"]
-    assert error["hint"] == "Run the same command again to go on from there."
+    assert error["hint"] == f"Go on with `gist finetune {out}/recipe.yaml -o {out}`."
     assert "Traceback" not in talk
     assert not (out / "result.json").exists()
     assert "Going on from step" in call(*command)
