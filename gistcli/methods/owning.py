@@ -80,6 +80,10 @@ class OwnedParameters:
     def swap_in(self) -> None:
         """The trained parameters take their places."""
         for name, places in self._places.items():
+            module, last = places[0]
+            current = module._parameters[last]
+            assert current is not None, name
+            self._trained[name] = _beside(self._trained[name], current)
             for module, last in places:
                 module._parameters[last] = self._trained[name]
         self._inside = True
@@ -91,6 +95,8 @@ class OwnedParameters:
             current = module._parameters[last]
             assert current is not None, name
             self._trained[name] = current
+            # the pretrained one stood in no module when the network was moved
+            self._pretrained[name] = _beside(self._pretrained[name], current)
             for module, last in places:
                 module._parameters[last] = self._pretrained[name]
         self._inside = False
@@ -104,6 +110,13 @@ class OwnedParameters:
         for table in (self._places, self._pretrained, self._trained, self._groups):
             table.clear()
         self._casts.clear()
+
+
+def _beside(parameter: nn.Parameter, other: nn.Parameter) -> nn.Parameter:
+    """The parameter itself, or one like it where the other lies on another device."""
+    if parameter.device == other.device:
+        return parameter
+    return nn.Parameter(parameter.detach().to(other.device), parameter.requires_grad)
 
 
 def _aliases(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:

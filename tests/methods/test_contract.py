@@ -213,6 +213,15 @@ def test_clusters_are_there_where_they_are_promised(tuner: Tuner) -> None:
             tuner.clusters(site)
 
 
+def test_what_is_put_back_has_followed_the_network_to_its_device(tuner: Tuner) -> None:
+    network = tuner.backbone.model.to("meta")  # the only other device that every machine has
+    tuner.to("meta")
+    with tuner.disabled():
+        assert all(p.is_meta for p in network.parameters())
+    assert all(p.is_meta for p in network.parameters())
+    assert all(t.parameter.is_meta for t in tuner.trainable().values())
+
+
 def test_every_site_fires(tuner: Tuner, batch: Batch) -> None:
     logits(tuner, batch)
     assert {s.name for s in tuner.sites} <= tuner.fired()
