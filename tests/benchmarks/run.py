@@ -89,19 +89,20 @@ def contenders() -> dict[str, Step]:
 
 def kept_bytes(step: Step) -> int:
     """Bytes that one forward pass keeps for its backward pass, parameters left out."""
-    storages: dict[int, int] = {}
+    held: list[Tensor] = []
+    parameters: set[int] = set()
 
     def keep(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, nn.Parameter) and tensor.grad_fn is not None:
-            storage = tensor.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
+        if isinstance(tensor if tensor._base is None else tensor._base, nn.Parameter):
+            parameters.add(tensor.untyped_storage().data_ptr())
+        held.append(tensor)  # so that no address is used twice
         return tensor
 
-    held = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: held.append(t) or keep(t), lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
         loss = step()
     del loss
-    return sum(storages.values())
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held}
+    return sum(size for address, size in storages.items() if address not in parameters)
 
 
 def measure(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from gistcli import run
 from gistcli.cli import invoke
 from gistcli.recipe import Recipe, load_recipe
 
-QUICKSTART = Path(__file__).resolve().parents[2] / "recipes" / "quickstart.yaml"
+ROOT = Path(__file__).resolve().parents[2]
+QUICKSTART = ROOT / "recipes" / "quickstart.yaml"
 Make = Callable[..., Recipe]
 
 
@@ -27,14 +29,14 @@ def test_the_demo_names_files_that_exist(tmp_path: Path, recipe: Make) -> None:
     assert found["evaluated"]["test/accuracy"] == accuracy
 
 
-def test_the_demo_ends_with_both_methods_in_one_table(
-    tmp_path: Path, recipe: Make, capsys: pytest.CaptureFixture[str]
+@pytest.mark.slow
+def test_make_demo_ends_with_both_methods_in_one_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gistcli.recipe import dump_recipe
-
-    path = tmp_path / "recipe.yaml"
-    path.write_text(dump_recipe(recipe(train__max_steps=2)))
-    assert invoke(["demo", str(path), "-o", str(tmp_path / "demo")]) == 0
+    monkeypatch.chdir(ROOT)
+    line = re.search(r"gist (demo .*) -o runs/demo", (ROOT / "Makefile").read_text())
+    assert line is not None
+    assert invoke([*line[1].split(), "-o", str(tmp_path / "demo")]) == 0
     text = capsys.readouterr().out
     for word in ("gift", "linear", "test accuracy", "95 % interval", "overview.png", "merged"):
         assert word in text
