@@ -9,8 +9,7 @@ M = clusters, L = sites, N = patches = h w.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from gistcli.backbones.sites import Site
 from gistcli.errors import NotSupported, UnknownName, WeightsError
+from gistcli.evaluate.classify import evaluation_mode
 from gistcli.methods.base import Tuner
 
 CHUNK = 16
@@ -104,7 +104,7 @@ def cluster_maps(tuner: Tuner, pixels: Tensor, layers: Sequence[int] | None = No
     depth = tuner.backbone.depth
     chosen = _layer_numbers(layers, [s.layer for s in tuner.sites], depth)
     sites = [s for s in tuner.sites if s.layer in chosen]
-    with _evaluating(tuner):
+    with evaluation_mode(tuner, tuner.backbone), torch.no_grad(), tuner.step():
         columns = [tuner.clusters(site).float() for site in sites]
         if len({c.shape[1] for c in columns}) > 1:
             raise NotSupported(
@@ -135,20 +135,6 @@ def _maps_of(
         y_BNO = seen[site.name][:, layout.patches].float()
         maps.append((y_BNO @ c_OM).mT.unflatten(-1, layout.grid))
     return torch.stack(maps, dim=1).cpu(), features.logits.float().cpu()
-
-
-@contextmanager
-def _evaluating(tuner: Tuner) -> Iterator[None]:
-    """No dropout and no gradients inside; every module's mode is as before afterwards."""
-    training = [m for root in (tuner, tuner.backbone) for m in root.modules() if m.training]
-    tuner.eval()
-    tuner.backbone.eval()
-    try:
-        with torch.no_grad(), tuner.step():
-            yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _layer_numbers(layers: Sequence[int] | None, tuned: Sequence[int], depth: int) -> set[int]:

@@ -30,8 +30,5 @@ class Linear(Method):
 class LinearTuner(Tuner):
     """Nothing but the head."""
 
-    def require_trainable(self) -> None:
-        """The head is all there is."""
-
     def _merged(self, head: Mapping[str, Tensor]) -> Merged:
         return Merged(patches={}, new=head)

@@ -40,11 +40,11 @@ def demo(recipe: Recipe, output: Path, *, reporter: Reporter = SILENT) -> dict[s
     reporter.say("2/4  merging into plain weights, and reading them back")
     merged = merge(output / name, output / "merged", reporter=reporter)
     reporter.say("3/4  the merged weights, evaluated like any other model")
-    pictures = _write_pictures(recipe, output / "pictures")
     checked = evaluate(output / "merged", data=recipe.data.path, reporter=reporter)
     reporter.say("4/4  cluster maps")
     maps = {}
     if recipe.build_method().capabilities().clusters:
+        pictures = _write_pictures(recipe, output / "pictures")
         maps = visualize(output / name, pictures, output / "maps", reporter=reporter)
     return {
         "output": str(output),
@@ -67,7 +67,7 @@ def _with_method(recipe: Recipe, name: str) -> Recipe:
 
 
 def _train(recipe: Recipe, output: Path, reporter: Reporter) -> dict[str, Any]:
-    result = finetune(recipe, output=output, overwrite=False, reporter=reporter)
+    result = finetune(recipe, output=output, reporter=reporter)
     kept = ("run", "metrics", "intervals", "examples", "parameters", "seconds")
     return {key: result[key] for key in kept}
 

@@ -70,6 +70,8 @@ def merge(
     # float32 also where the run computed in less: the merge starts from the stored weights
     loaded = open_target(target, model=model, device="cpu", dtype="float32")
     loaded.require_run("merge")
+    # what does not merge is refused before any picture is read
+    plan = None if kind == "onnx" else plan_merge(loaded.tuner, dtype=dtype, scale=scale)
     reference = _reference(loaded, reporter) if verify or kind == "onnx" else None
     card = _card(loaded)
     common: dict[str, Any] = {
@@ -78,7 +80,7 @@ def merge(
         "card": card,
         "reporter": reporter,
     }
-    if kind == "onnx":
+    if plan is None:
         assert reference is not None
         receipt = export_onnx(
             PixelsToLogits(loaded.tuner),
@@ -89,7 +91,6 @@ def merge(
             **common,
         )
         return receipt.as_dict()
-    plan = plan_merge(loaded.tuner, dtype=dtype, scale=scale)
     config = tuned_config(
         loaded.backbone, loaded.classes, loaded.preprocess.to_config(), plan.merged.model_args
     )

@@ -19,6 +19,7 @@ from gistcli.data import Catalog, ImageSplit, Preprocess, load_split, open_catal
 from gistcli.errors import Interrupted
 from gistcli.evaluate.classify import Predictions, predict, scalars, score
 from gistcli.evaluate.plots import write_classification_plots
+from gistcli.methods.base import Method
 from gistcli.recipe import Recipe
 from gistcli.reporting import SILENT, Reporter
 from gistcli.run.assembling import Assembly, assemble, say_parameters
@@ -81,7 +82,7 @@ def finetune(
     place = settle(recipe, output, resume, overwrite)
     if place.done is not None:
         reporter.say(f"{place.run.path} holds this run, complete.")
-        return {**place.done, "run": str(place.run.path), **_pointers(place)}
+        return {**place.done, "run": str(place.run.path), **_pointers(place, recipe.build_method())}
     job = prepare(recipe, place, reporter)
     _begin(job)
     recorders: list[Recorder] = [LogRecorder(job.place.run.log)]
@@ -246,7 +247,7 @@ def _conclude(job: Job, fitted: FitResult, reporter: Reporter) -> dict[str, Any]
         "data_fingerprint": job.catalog.fingerprint(),
     }
     run.write_result(result)
-    return {"run": str(run.path), **result, **_pointers(job.place)}
+    return {"run": str(run.path), **result, **_pointers(job.place, job.assembly.method)}
 
 
 def _keep_outputs(job: Job, split: str, outputs: Predictions, figures: Mapping[str, Any]) -> None:
@@ -275,7 +276,7 @@ def _tuner_info(job: Job) -> TunerInfo:
     )
 
 
-def _pointers(place: Place) -> dict[str, Any]:
+def _pointers(place: Place, method: Method) -> dict[str, Any]:
     """Where things are, and the commands that a user is likely to want next."""
     run = str(place.run.path)
     merged = f"{run}-merged"
@@ -284,6 +285,6 @@ def _pointers(place: Place) -> dict[str, Any]:
         ["gist", "merge", run, "-o", merged],
         ["gist", "predict", run, "PHOTO", "-o", "predictions.csv"],
     ]
-    if place.run.info.method.name.startswith("gift"):
+    if method.capabilities().clusters:
         commands.append(["gist", "visualize", run, "PHOTO", "-o", f"{run}-maps"])
     return {"files": place.run.files(), "next": [shlex.join(c) for c in commands]}

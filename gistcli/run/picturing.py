@@ -52,8 +52,7 @@ def visualize(
     loaded = open_target(target, model=model, device=device)
     loaded.require_run("visualize")
     pixels, shown = load_images(files, loaded.preprocess, loaded.device)
-    with torch.no_grad(), loaded.tuner.step():
-        maps = cluster_maps(loaded.tuner, pixels, layers)
+    maps = cluster_maps(loaded.tuner, pixels, layers)
     best = torch.from_numpy(maps.logits).softmax(dim=-1).max(dim=-1)
     titles = [
         f"{loaded.classes[i]} {p:.0%}"

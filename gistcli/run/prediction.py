@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -76,42 +75,30 @@ def _refuse_picture(output: Path) -> None:
         )
 
 
-def logits_of(
-    loaded: Loaded, files: Sequence[Path], *, display: int = 0
-) -> Iterator[tuple[Tensor, Tensor, list[np.ndarray]]]:
-    """Pixels (n, C, H, W), logits (n, K) on the CPU and shown pictures, a portion at a time.
-
-    Raises:
-        DataError: images that cannot be decoded; raised behind the last one, with all names.
-    """
-    broken: list[str] = []
-    for first in range(0, len(files), CHUNK):
-        part = files[first : first + CHUNK]
-        try:
-            pixels, shown = load_images(part, loaded.preprocess, loaded.device, display=display)
-        except DataError as error:
-            broken.append(error.message)
-            continue
-        with (
-            torch.no_grad(),
-            autocast(loaded.device, loaded.precision()),
-            loaded.tuner.step(),
-        ):
-            logits = loaded.tuner({"pixels": pixels}).logits
-        yield pixels, logits.float().cpu(), shown
-    if broken:
-        raise DataError(" ".join(broken), "Remove or repair these files.")
-
-
 def _probabilities(loaded: Loaded, files: Sequence[Path], reporter: Reporter) -> Tensor:
-    rows = []
+    """(N, K), a portion of the files at a time; broken ones are named behind the last portion."""
+    rows, broken = [], []
     reporter.start("predict", len(files), "images")
     try:
-        for _, logits, _ in logits_of(loaded, files):
-            rows.append(logits.softmax(dim=-1))
-            reporter.advance("predict", len(logits))
+        for first in range(0, len(files), CHUNK):
+            part = files[first : first + CHUNK]
+            try:
+                pixels, _ = load_images(part, loaded.preprocess, loaded.device, display=0)
+            except DataError as error:
+                broken.append(error.message)
+                continue
+            with (
+                torch.no_grad(),
+                autocast(loaded.device, loaded.precision()),
+                loaded.tuner.step(),
+            ):
+                logits = loaded.tuner({"pixels": pixels}).logits
+            rows.append(logits.float().cpu().softmax(dim=-1))
+            reporter.advance("predict", len(part))
     finally:
         reporter.finish("predict")
+    if broken:
+        raise DataError(" ".join(broken), "Remove or repair these files.")
     return torch.cat(rows)
 
 
