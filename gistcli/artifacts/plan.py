@@ -144,6 +144,11 @@ def plan_merge(tuner: Tuner, *, dtype: str | None = None, scale: float = 1.0) ->
             f"--scale {scale} is no finite number.", "0 is the base, 1 the tuned network."
         )
     merged = tuner.merge()
+    if scale != 1 and not merged.scalable:
+        raise Refused(
+            f"--scale {scale} has no meaning for {tuner.method.name}: its tokens are there or not.",
+            "Leave --scale out.",
+        )
     backbone = tuner.backbone
     with tuner.disabled():
         source, extra = weight_source(backbone), backbone.resampled()

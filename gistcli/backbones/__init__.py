@@ -3,6 +3,16 @@
 from gistcli.backbones.base import Backbone
 from gistcli.backbones.layout import Features, TokenLayout
 from gistcli.backbones.loading import open_backbone
-from gistcli.backbones.sites import Point, Site, Switch
+from gistcli.backbones.sites import Output, Point, Site, Switch, Tap
 
-__all__ = ["Backbone", "Features", "Point", "Site", "Switch", "TokenLayout", "open_backbone"]
+__all__ = [
+    "Backbone",
+    "Features",
+    "Output",
+    "Point",
+    "Site",
+    "Switch",
+    "Tap",
+    "TokenLayout",
+    "open_backbone",
+]

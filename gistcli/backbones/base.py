@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import abc
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gistcli.backbones.fingerprint import fingerprint, read_header
-from gistcli.backbones.layout import Features
-from gistcli.backbones.sites import Point, Site, Switch
-from gistcli.errors import NotSupported, Refused, UnknownName, did_you_mean
+from gistcli.backbones.layout import Features, TokenLayout
+from gistcli.backbones.sites import Output, Point, Site, Switch, Tap
+from gistcli.backbones.tokens import InsertedTokens, MakeTokens, TokenHandle
+from gistcli.errors import NotMergeable, NotSupported, Refused, UnknownName, did_you_mean
 
 Layers = Literal["all"] | Sequence[int]
-MakeTokens = Callable[[int], Tensor]
+Ran = tuple[Tensor, Tensor, Tensor]
+"""Tokens (B, T, D) after the last norm, pooled features (B, P), logits (B, K)."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,21 @@ class Backbone(nn.Module, abc.ABC):
     """A pretrained network, frozen, with named places for methods to act.
 
     `self.model` is the family's own module: its state-dict keys are never changed.
+
+    Attributes:
+        layout: where each kind of token stands in the forward pass that is running, or was last.
+        inserted: the tokens that tuners put in; None where the family can carry none.
     """
+
+    library: ClassVar[str] = "timm"
+    """Whose folders this family's weights lie in: timm or transformers."""
+    token_refusal: ClassVar[str] = "it has no place for further tokens"
+    """Why the family carries no further tokens, where it does not."""
 
     model: nn.Module
     origin: Origin
+    layout: TokenLayout
+    inserted: InsertedTokens | None = None
 
     @property
     def name(self) -> str:
@@ -76,6 +90,11 @@ class Backbone(nn.Module, abc.ABC):
 
     # --- what a family provides -------------------------------------------------------------
 
+    @property
+    @abc.abstractmethod
+    def blocks(self) -> Sequence[nn.Module]:
+        """The blocks, in order."""
+
     @abc.abstractmethod
     def data_config(self) -> dict[str, Any]:
         """Preprocessing in timm's terms: input_size (C, H, W), interpolation, mean, std, ..."""
@@ -93,31 +112,120 @@ class Backbone(nn.Module, abc.ABC):
         """Every linear map that has a role, in order; row slices beside the whole map."""
 
     @abc.abstractmethod
+    def outputs(self) -> list[Output]:
+        """Every affine module from the patch embedding to the last norm, in order."""
+
+    @abc.abstractmethod
     def point(self, after: str, layer: int) -> Point:
         """The place behind `after` (attention, mlp or a role) in block `layer`."""
 
     @abc.abstractmethod
-    def insert_tokens(self, slot: str, length: int, make: MakeTokens, switch: Switch) -> None:
-        """Put `make(batch size)` (B, length, D) into the sequence, in front of the first norm.
-
-        The tokens pass through every block and are taken out behind the last norm, so that pooling
-        and head see what they saw before; `Features.tokens` keeps them.
-        """
+    def layout_of(self, pixels: Tensor) -> TokenLayout:
+        """Where each kind of token stands for pixels (B, 3, H, W), without inserted ones."""
 
     @abc.abstractmethod
-    def forward(self, batch: Mapping[str, Tensor]) -> Features:
-        """Features of `batch["pixels"]` (B, 3, H, W)."""
+    def run(self, pixels: Tensor) -> Ran:
+        """One forward pass of the network on pixels (B, 3, H, W)."""
+
+    @abc.abstractmethod
+    def classify(self, pooled: Tensor) -> Tensor:
+        """(B, K): the head alone, on pooled features (B, P)."""
 
     @abc.abstractmethod
     def read_out(self, features: Features, slot: str) -> Tensor:
         """(B, K) logits of the mean output of a slot, on the path from pooling to head."""
 
-    @property
-    @abc.abstractmethod
-    def depth(self) -> int:
-        """Number of blocks."""
+    # --- tokens -----------------------------------------------------------------------------
+
+    def carry_tokens(self, cls_tokens: int, enter: Tap, leave: nn.Module) -> None:
+        """Called by a family that can carry further tokens; see `InsertedTokens`."""
+        blocks: Any = self.blocks
+        self.inserted = InsertedTokens(cls_tokens, blocks, enter, leave)
+
+    def insert_tokens(
+        self, slot: str, length: int, make: MakeTokens, switch: Switch
+    ) -> TokenHandle:
+        """Put `make(batch size)` (B, length, D) into the sequence, in front of the first block.
+
+        The tokens pass through every block and are taken out behind the last norm, so that pooling
+        and head see what they saw before; `Features.tokens` keeps them.
+
+        Raises:
+            NotSupported: the family carries no further tokens; says why.
+            UnknownName: no such slot.
+        """
+        if self.inserted is None:
+            raise NotSupported(
+                f"{self.architecture} takes no further tokens: {self.token_refusal}.",
+                "Choose a method without tokens, or a plain ViT.",
+            )
+        return self.inserted.add(slot, length, make, switch)
+
+    def register_tokens(self, tokens_PD: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Inserted tokens as registers of a stock network.
+
+        Returns:
+            new tensors by key, and arguments of the architecture that change.
+
+        Raises:
+            NotMergeable: the architecture has no registers.
+        """
+        raise NotMergeable(
+            f"{self.architecture} has no register tokens that could hold trained ones.",
+            "Keep the run directory, or export with `gist merge --format onnx`.",
+        )
+
+    # --- running ----------------------------------------------------------------------------
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Features:
+        """Features of `batch["pixels"]` (B, 3, H, W)."""
+        pixels, inserted = batch["pixels"], self.inserted
+        layout = self.layout_of(pixels)
+        self.layout = layout if inserted is None else inserted.extend(layout)
+        tokens, pooled, logits = self.run(pixels)
+        if inserted is not None:
+            tokens = inserted.take_full(tokens)
+        return Features(tokens, pooled, logits, self.layout)
+
+    def patch_map(self, site: Site, y: Tensor) -> Tensor:
+        """(B, h, w, d_out): what a site gave in the last forward pass, at its patch tokens.
+
+        Raises:
+            NotSupported: the family keeps no grid of patches there.
+        """
+        return y[:, self.layout.patches].unflatten(1, self.layout.grid)
+
+    def checkpoint_gradients(self) -> None:
+        """Recompute the activations of every block in the backward pass."""
+        model: Any = self.model
+        model.set_grad_checkpointing(True)
 
     # --- what all families share ------------------------------------------------------------
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.blocks)
+
+    @property
+    def widths(self) -> list[int]:
+        """Embedding width of every block, where its MLP ends."""
+        return [self.point("mlp", layer).width for layer in range(self.depth)]
+
+    def require_one_width(self, method: str) -> int:
+        """The embedding width of all blocks.
+
+        Raises:
+            NotSupported: blocks of different widths.
+        """
+        widths = sorted(set(self.widths))
+        if len(widths) > 1:
+            raise NotSupported(
+                f"{method} needs one width in all blocks, but {self.architecture} has "
+                f"{', '.join(map(str, widths))}.",
+                "Choose another method, or a plain ViT.",
+            )
+        return widths[0]
 
     def freeze(self) -> None:
         """No parameter of the network asks for a gradient."""
@@ -176,18 +284,27 @@ class Backbone(nn.Module, abc.ABC):
         """
         seen: dict[str, Tensor] = {}
 
-        def keep(site: Site) -> Callable[[nn.Module, Any, Tensor], None]:
-            def hook(module: nn.Module, args: Any, y: Tensor) -> None:
-                seen[site.name] = y if site.rows is None else y[..., site.rows]
-
-            return hook
-
-        handles = [s.module.register_forward_hook(keep(s)) for s in sites]
+        handles = [self._listen(site, seen) for site in sites]
         try:
             yield seen
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _listen(self, site: Site, seen: dict[str, Tensor]) -> Any:
+        def keep(y: Tensor) -> None:
+            seen[site.name] = y if site.rows is None else y[..., site.rows]
+
+        if site.parent is None:
+            return site.module.register_forward_hook(lambda _, __, y: keep(y))
+        # never called: its product is made again, with whatever stands in the place of its weight
+        return site.parent.register_forward_pre_hook(
+            lambda _, args: keep(F.linear(args[0], site.module.weight, self.bypassed_bias(site)))
+        )
+
+    def bypassed_bias(self, site: Site) -> Tensor | None:
+        """(d_out of the whole module,) bias that the network adds itself, where it does."""
+        return None
 
     def parameter_owner(self, name: str) -> tuple[nn.Module, str]:
         """The module that holds a parameter of `self.model`, and its last name."""

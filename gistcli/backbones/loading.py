@@ -67,12 +67,13 @@ def open_backbone(
     model = _build(source, options, meta=meta)
     if not meta:
         model.to(DTYPES[dtype])
-    if grad_checkpointing:
-        model.set_grad_checkpointing(True)
     weights = (source.weights,) if source.weights else ()
     config = {"model_args": dict(getattr(model, "_model_args", {})), "folder": source.folder}
     origin = Origin(name, source.architecture, weights, config)
-    return _family(source.architecture)(model, origin)
+    backbone = _family(source.architecture)(model, origin)
+    if grad_checkpointing:
+        backbone.checkpoint_gradients()
+    return backbone
 
 
 def supported_models() -> list[str]:

@@ -1,6 +1,6 @@
-"""The seams of a backbone: Site (one linear map) and Point (a place on a residual branch).
+"""The seams of a backbone: Site (a linear map), Point (a residual branch), Output (a module).
 
-Everything a method does to the inside of a backbone goes through these two, as forward hooks: no
+Everything a method does to the inside of a backbone goes through these, as forward hooks: no
 module is renamed, replaced or subclassed, so the state-dict keys stay those of the pretrained
 model. A tuner passes its own Switch, so that two tuners on one backbone switch off independently.
 """
@@ -11,9 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
+
+from gistcli.errors import NotSupported
 
 Map = Callable[[Tensor], Tensor]
 Blend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -75,9 +78,11 @@ class Site:
     Attributes:
         name: unique in the backbone; the module's path, with `[role]` where rows are a slice.
         module_name: path of the module.
-        role: query, key, value, attn_out, fc_in, fc_out, or the family's own name for it.
+        role: query, key, value, attn_out, fc_in, fc_gate, fc_out, or the family's own name for it.
         layer: index of the block, from 0.
         rows: output rows that belong to this site; None for all.
+        parent: the module that reads W itself and never calls the linear one (BEiT, Eva with a
+            bias of the query); x is its input. None where the linear module is called.
     """
 
     name: str
@@ -86,6 +91,7 @@ class Site:
     layer: int
     module: nn.Linear = field(repr=False)
     rows: slice | None = None
+    parent: nn.Module | None = field(default=None, repr=False)
 
     @property
     def d_in(self) -> int:
@@ -98,8 +104,8 @@ class Site:
         return self.module.out_features if self.rows is None else self.rows.stop - self.rows.start
 
     def weight(self) -> Tensor:
-        """(d_out, d_in), as it stands in the module now."""
-        weight_OI = whole(self.module.weight)
+        """(d_out, d_in), the module's own, without what tuners put in its place."""
+        weight_OI = whole(self.module._parameters["weight"])  # type: ignore[arg-type]
         return weight_OI if self.rows is None else weight_OI[self.rows]
 
     def map_input(self, function: Map, switch: Switch) -> None:
@@ -112,10 +118,18 @@ class Site:
                 return None
             return (switch.replace(self.name, args[0], function(args[0])), *args[1:])
 
-        switch.handles.append(self.module.register_forward_pre_hook(hook))
+        target = self.module if self.parent is None else self.parent
+        switch.handles.append(target.register_forward_pre_hook(hook))
 
     def add_output(self, function: Map, switch: Switch) -> None:
-        """Add `function(x)` (..., d_out) to y, where x is the input after all `map_input`."""
+        """Add `function(x)` (..., d_out) to y, where x is the input after all `map_input`.
+
+        Where the module is never called, W + dW stands in its place while the parent runs, with dW
+        read off by `function(identity)`: `function` has to be linear, without a bias.
+        """
+        if self.parent is not None:
+            self._place_weight(function, switch)
+            return
 
         def hook(module: nn.Module, args: tuple[Any, ...], y: Tensor) -> Tensor | None:
             if not switch.enabled:
@@ -128,12 +142,56 @@ class Site:
 
         switch.handles.append(self.module.register_forward_hook(hook))
 
+    def _place_weight(self, function: Map, switch: Switch) -> None:
+        assert self.parent is not None
+        linear = self.module
+
+        def before(module: nn.Module, args: tuple[Any, ...]) -> None:
+            if not switch.enabled:
+                return
+            if switch.gate is not None:
+                raise NotSupported(
+                    f"{self.name} cannot act on some tokens alone: the network reads its weight.",
+                    "Choose other method.targets.",
+                )
+            w_OI = linear.weight
+            delta_IO = function(torch.eye(self.d_in, dtype=w_OI.dtype, device=w_OI.device))
+            delta_OI = delta_IO.t()
+            if self.rows is not None:
+                delta_OI = F.pad(delta_OI, (0, 0, self.rows.start, len(w_OI) - self.rows.stop))
+            # an instance attribute hides the Parameter, which stays in its place in the state dict
+            object.__setattr__(linear, "weight", switch.add(self.name, w_OI, delta_OI))
+
+        def after(module: nn.Module, args: tuple[Any, ...], y: Any) -> None:
+            if "weight" in linear.__dict__:
+                object.__delattr__(linear, "weight")
+
+        switch.handles += [
+            self.parent.register_forward_pre_hook(before),
+            # also when the forward pass fails: the pretrained weight must not stay hidden
+            self.parent.register_forward_hook(after, always_call=True),
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class Tap:
+    """A tensor that a module reads, or (`output`) gives."""
+
+    module: nn.Module
+    output: bool = False
+
+    def listen(self, keep: Callable[[Tensor], None]) -> RemovableHandle:
+        """Hand the tensor of every forward pass to `keep`."""
+        if self.output:
+            return self.module.register_forward_hook(lambda _, __, y: keep(y))
+        return self.module.register_forward_pre_hook(lambda _, args: keep(args[0]))
+
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """A place on a residual branch, for methods that transform activations (adapters, SSF).
+    """A place on a residual branch, for methods that transform activations (adapters).
 
-    `after` "attention" and "mlp" stand on the branch after LayerScale and DropPath: in
+    `after` "attention" and "mlp" stand at the end of the branch, after LayerScale and DropPath: in
     `residual + branch(norm(residual))` the method sees x_in = norm(residual), y = the branch's
     output and the residual itself. `after` a role stands behind that linear map, whose residual
     is the one of its branch.
@@ -142,37 +200,84 @@ class Point:
         name: unique in the backbone.
         after: attention, mlp or a role.
         layer: index of the block, from 0.
-        entry: module whose input is the residual; inner: module whose input is x_in;
+        width: of y.
+        residual, x_in: where these two are read.
         exit: module whose output is y.
+        aligned: x_in and residual have the shape of y; not so where a block pools its tokens.
     """
 
     name: str
     after: str
     layer: int
     width: int
-    entry: nn.Module = field(repr=False)
-    inner: nn.Module = field(repr=False)
+    residual: Tap = field(repr=False)
+    x_in: Tap = field(repr=False)
     exit: nn.Module = field(repr=False)
+    aligned: bool = True
 
     def map_output(self, function: Blend, switch: Switch) -> None:
-        """Replace y (B, T, width) by `function(x_in, y, residual)`."""
+        """Replace y (B, T, width), on Swin (B, H, W, width), by `function(x_in, y, residual)`."""
         seen: dict[str, Tensor] = {}
 
-        def keep(key: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-            def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+        def keeper(key: str) -> Callable[[Tensor], None]:
+            def keep(tensor: Tensor) -> None:
                 if switch.enabled:
-                    seen[key] = args[0]
+                    seen[key] = tensor
 
-            return hook
+            return keep
 
         def hook(module: nn.Module, args: tuple[Any, ...], y: Tensor) -> Tensor | None:
             if not switch.enabled:
                 return None
-            x_in, residual = seen.pop("inner"), seen.pop("entry")
+            x_in, residual = seen.pop("x_in"), seen.pop("residual")
             return switch.replace(self.name, y, function(x_in, y, residual))
 
         switch.handles += [
-            self.entry.register_forward_pre_hook(keep("entry")),
-            self.inner.register_forward_pre_hook(keep("inner")),
+            self.residual.listen(keeper("residual")),
+            self.x_in.listen(keeper("x_in")),
             self.exit.register_forward_hook(hook),
         ]
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """The output of one affine module, for methods that scale and shift it (SSF).
+
+    Attributes:
+        name: path of the module.
+        kind: linear, norm or embed (the patch embedding's convolution).
+        width: number of channels.
+        bypassed: the module is never called (see `Site.parent`), so that it has no output.
+    """
+
+    name: str
+    kind: str
+    width: int
+    module: nn.Module = field(repr=False)
+    bypassed: bool = False
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether a shift can be merged into the module."""
+        return getattr(self.module, "bias", None) is not None
+
+    def map_output(self, function: Map, switch: Switch) -> None:
+        """Replace y by `function(y)`, which sees channels last whatever the module does.
+
+        Raises:
+            NotSupported: the network never calls the module.
+        """
+        if self.bypassed:
+            raise NotSupported(
+                f"{self.name} is never called: the network reads its weight.",
+                "Choose another method for this network.",
+            )
+        axis = 1 if isinstance(self.module, nn.Conv2d) else -1
+
+        def hook(module: nn.Module, args: tuple[Any, ...], y: Tensor) -> Tensor | None:
+            if not switch.enabled:
+                return None
+            last = y.movedim(axis, -1)
+            return switch.replace(self.name, last, function(last)).movedim(-1, axis)
+
+        switch.handles.append(self.module.register_forward_hook(hook))

@@ -78,12 +78,14 @@ class Merged:
         new: tensors that replace or join the stored ones whatever those hold (the head).
         model_args: arguments of the architecture that change (register tokens).
         low_rank: module name -> its update as B A, where every patch is one of these.
+        scalable: a scale between 0 and 1 has a meaning (registers are there or not).
     """
 
     patches: Mapping[str, Patch]
     new: Mapping[str, Tensor]
     model_args: Mapping[str, Any] = field(default_factory=dict)
     low_rank: Mapping[str, LowRank] = field(default_factory=dict)
+    scalable: bool = True
 
 
 class Method(BaseModel, abc.ABC):
@@ -147,6 +149,12 @@ class Tuner(nn.Module):
         """The only route to the backbone."""
         features: Features = self.backbone(batch)
         return features
+
+    def start(self) -> None:
+        """Called once before a fresh training, not where a trained state is loaded.
+
+        For methods that start from files; they may be gone by the time the run is used.
+        """
 
     def step(self) -> AbstractContextManager[None]:
         """Surrounds all micro-batches of one optimiser step, and evaluation."""

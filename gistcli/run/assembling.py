@@ -58,7 +58,10 @@ def assemble(recipe: Recipe, classes: Sequence[str] | int, *, meta: bool = False
     backbone = open_model(recipe.model, meta=meta)
     backbone.reset_head(classes if isinstance(classes, int) else len(classes), recipe.seed)
     torch.manual_seed(recipe.seed)
-    return Assembly(method, backbone, method.attach(backbone))
+    tuner = method.attach(backbone)
+    if not meta:
+        tuner.start()
+    return Assembly(method, backbone, tuner)
 
 
 def site_rows(sites: Sequence[Site]) -> list[dict[str, Any]]:

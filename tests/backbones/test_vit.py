@@ -120,7 +120,7 @@ def test_a_slice_has_no_input_of_its_own(tiny: Backbone) -> None:
 
 def test_a_gate_limits_a_site_to_its_tokens(tiny: Backbone, pixels: Tensor) -> None:
     site, switch = tiny.sites(["fc_in"], [0])[0], Switch()
-    total = tiny.layout(pixels).total
+    total = tiny.layout_of(pixels).total
     switch.gate = torch.zeros(1, total, 1)
     switch.gate[:, 2] = 1
     with tiny.capture([site]) as before:
