@@ -17,8 +17,10 @@ from gistcli.errors import NotFound, UnknownName, did_you_mean
 
 TABLES: dict[str, dict[str, str]] = {
     "methods": {
+        "bitfit": "gistcli.methods.bitfit:BitFit",
         "full": "gistcli.methods.full:Full",
         "gift": "gistcli.methods.gift:Gift",
+        "layernorm": "gistcli.methods.layernorm:LayerNorm",
         "linear": "gistcli.methods.linear:Linear",
     },
     "backbones": {

@@ -45,12 +45,28 @@ class OwnedParameters:
             self._places[name] = aliases[id(old)]
             self._pretrained[name], self._trained[name] = old, new
             self._groups[name] = group
-            if old.dtype != torch.float32:
-                self._cast_around(module, keep_output=group == "head")
+        self._reconcile(names, keep_output=group == "head")
         self.swap_in()
 
-    def _cast_around(self, module: nn.Module, *, keep_output: bool) -> None:
-        """Let a module with float32 parameters stand in a network of lower precision."""
+    def _reconcile(self, names: Sequence[str], *, keep_output: bool) -> None:
+        """Let float32 parameters stand in a network of lower precision."""
+        mixed: dict[nn.Module, list[str]] = {}
+        dtypes: dict[nn.Module, torch.dtype] = {}
+        for name in names:
+            dtype = self._pretrained[name].dtype
+            if dtype != torch.float32:
+                for module, last in self._places[name]:
+                    mixed.setdefault(module, []).append(last)
+                    dtypes[module] = dtype
+        owned = {(module, last) for places in self._places.values() for module, last in places}
+        for module, lasts in mixed.items():
+            if _parameters_within(module) <= owned:
+                self._cast_around(module, dtypes[module], keep_output=keep_output)
+            else:
+                self._cast_down(module, dtypes[module], lasts)
+
+    def _cast_around(self, module: nn.Module, dtype: torch.dtype, *, keep_output: bool) -> None:
+        """A module that is owned as a whole computes in float32."""
 
         def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
             if not self._inside or torch.is_autocast_enabled(args[0].device.type):
@@ -59,12 +75,32 @@ class OwnedParameters:
 
         self._casts.append(module.register_forward_pre_hook(before))
         if not keep_output:
-            dtype = next(iter(self._pretrained.values())).dtype
 
             def after(module: nn.Module, args: tuple[Any, ...], y: Tensor) -> Tensor | None:
                 return y.to(dtype) if self._inside else None
 
             self._casts.append(module.register_forward_hook(after))
+
+    def _cast_down(self, module: nn.Module, dtype: torch.dtype, lasts: Sequence[str]) -> None:
+        """A module that is owned in part computes in its own dtype, with casts of what is owned."""
+
+        def before(module: nn.Module, args: tuple[Any, ...]) -> None:
+            if not self._inside or torch.is_autocast_enabled(args[0].device.type):
+                return
+            for last in lasts:
+                parameter = module._parameters[last]
+                assert parameter is not None, last
+                # an instance attribute hides the Parameter, which keeps its place
+                module.__dict__[last] = parameter.to(dtype)
+
+        def after(module: nn.Module, args: tuple[Any, ...], y: Any) -> None:
+            for last in lasts:
+                module.__dict__.pop(last, None)
+
+        self._casts += [
+            module.register_forward_pre_hook(before),
+            module.register_forward_hook(after, always_call=True),
+        ]
 
     def items(self) -> Iterator[tuple[str, tuple[nn.Parameter, Literal["method", "head"]]]]:
         """Name, trained parameter and group.
@@ -127,3 +163,13 @@ def _aliases(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
             if parameter is not None:
                 places.setdefault(id(parameter), []).append((module, last))
     return places
+
+
+def _parameters_within(module: nn.Module) -> set[tuple[nn.Module, str]]:
+    """Every place of a parameter in a module and below it."""
+    return {
+        (child, last)
+        for child in module.modules()
+        for last, parameter in child._parameters.items()
+        if parameter is not None
+    }
