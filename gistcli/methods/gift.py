@@ -1,5 +1,6 @@
 """GIFT: W_hat = W (I + phi psi), with one (phi, psi) shared by many layers.
 
+With a block g between the two, W_hat = W + g(W phi) psi: still an update of rank R.
 Paper: arXiv 2312.00700 (v2 on). Shape suffixes: O = d_out, I = d_in, R = rank, T = tokens.
 """
 
@@ -7,11 +8,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,6 +30,8 @@ from gistcli.methods.base import (
     Tuner,
     full_precision,
 )
+from gistcli.methods.gift_blocks import USED_BY, BlockName, BlockOptions, build_block
+from gistcli.methods.paca import decays, full_float, is_idle
 
 
 class Gift(Method):
@@ -46,11 +50,32 @@ class Gift(Method):
     layers: Literal["all"] | tuple[int, ...] = "all"
     """Block numbers from 0."""
     share: Literal["role", "all", "none"] = "role"
-    """Which sites share one (phi, psi): those of a role, all, or none. Always by input width."""
+    """Which sites share one (phi, psi): those of a role, all, or none. Always by input width, and
+    with `mlp_mixer` by output width too."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout on x where it enters psi, in training."""
     scaling: Annotated[float, Field(gt=0)] = 1.0
     """Factor on the update; the paper has none."""
+    block: BlockName = "none"
+    """g in W + g(W phi) psi: none is the identity; the others are those of the authors' code."""
+    block_ratio: Annotated[int, Field(ge=1)] = 2
+    """Hidden width of the block's MLP, in multiples of the rank."""
+    heads: Annotated[int, Field(ge=1)] = 1
+    """Attention heads of `transformer` and `paca`; they divide the rank."""
+    clusters: Annotated[int, Field(ge=1)] = 64
+    """Clusters inside `paca`."""
+    mixed_tokens: Annotated[int, Field(ge=1)] = 64
+    """Hidden width of the token mixing of `mlp_mixer`."""
+
+    @model_validator(mode="after")
+    def _fits_the_block(self) -> Self:
+        for option, blocks in USED_BY.items():
+            default = type(self).model_fields[option].default
+            if self.block not in blocks and getattr(self, option) != default:
+                raise ValueError(f"{option} acts with block {' or '.join(blocks)} only")
+        if self.rank % self.heads:
+            raise ValueError(f"rank {self.rank} is no multiple of heads {self.heads}")
+        return self
 
     def capabilities(self) -> Capabilities:
         """Merges exactly, has clusters, and is exactly a LoRA."""
@@ -62,10 +87,10 @@ class Gift(Method):
 
 
 class GiftTuner(Tuner):
-    """Holds phi (I, R) and psi (R, I) of every group.
+    """Holds phi (I, R), psi (R, I) and the block g of every group.
 
-    Whole-row sites run in activation form, (x + s x psi^T phi^T) W^T + b, which never touches W;
-    row slices in the form y + s (x psi^T)(W phi)^T.
+    Whole-row sites without a block run in activation form, (x + s x psi^T phi^T) W^T + b, which
+    never touches W; row slices, and all sites with a block, as y + s (x psi^T) g(W phi)^T.
     """
 
     method: Gift
@@ -74,12 +99,14 @@ class GiftTuner(Tuner):
         super().__init__(method, backbone, head=head)
         self.sites = backbone.sites(method.targets, method.layers)
         self.phi, self.psi = nn.ParameterDict(), nn.ParameterDict()
-        self._keys = _share(self.sites, method.share)
+        self.blocks = nn.ModuleDict()
+        self._held: dict[str, Tensor] = {}
+        self._keys = _share(self.sites, method.share, by_output=method.block == "mlp_mixer")
         for site in self.sites:
             key = self._keys[site.name]
             if key not in self.phi:
                 self._create(key, site)
-            if site.rows is None:
+            if site.rows is None and method.block == "none":
                 site.map_input(self._activation_form(key), self.switch)
             else:
                 site.add_output(self._weight_form(key, site), self.switch)
@@ -96,6 +123,30 @@ class GiftTuner(Tuner):
         phi_IR = full_precision((site.d_in, rank), site.module.weight).uniform_(-bound, bound)
         self.phi[key] = nn.Parameter(phi_IR)
         self.psi[key] = nn.Parameter(torch.zeros_like(phi_IR.t()).contiguous())
+        if self.method.block != "none":
+            method = self.method
+            sizes = (method.block_ratio, method.heads, method.clusters, method.mixed_tokens)
+            options = BlockOptions(rank, site.d_out, *sizes)
+            self.blocks[key] = build_block(method.block, options, phi_IR)
+
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        """Not biases, nor the cluster map of `paca`."""
+        return decays(name, parameter)
+
+    def idle(self) -> set[str]:
+        """The key biases of attention blocks."""
+        return {name for name, _ in self.named_parameters() if is_idle(name)}
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """In evaluation, g(W phi) of every site is computed once."""
+        before = self._held
+        if self.blocks and self.switch.enabled and not torch.is_grad_enabled():
+            self._held = {site.name: self._columns(site) for site in self.sites}
+        try:
+            yield
+        finally:
+            self._held = before
 
     def _pair(self, key: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """phi, and psi times the scaling, in the dtype of the activations."""
@@ -121,32 +172,55 @@ class GiftTuner(Tuner):
     def _weight_form(self, key: str, site: Site) -> Callable[[Tensor], Tensor]:
         def add_output(x: Tensor) -> Tensor:
             phi_IR, psi_RI = self._pair(key, x.dtype)
-            return F.linear(self._code(x, psi_RI), site.weight().to(x.dtype) @ phi_IR)
+            if self.blocks:
+                held_OR = self._held.get(site.name)
+                b_OR = (self._columns(site) if held_OR is None else held_OR).to(x.dtype)
+            else:
+                b_OR = site.weight().to(x.dtype) @ phi_IR
+            return F.linear(self._code(x, psi_RI), b_OR)
 
         return add_output
+
+    def _columns(self, site: Site) -> Tensor:
+        """g(W phi) (O, R) in float32."""
+        key = self._keys[site.name]
+        return _columns(site.weight(), self.phi[key], self._block(key))
+
+    def _block(self, key: str) -> nn.Module | None:
+        return self.blocks[key] if self.blocks else None
 
     def key_of(self, site: Site) -> str:
         """Name of the (phi, psi) that a site uses."""
         return self._keys[site.name]
 
     def clusters(self, site: Site) -> Tensor:
-        """C = W phi (d_out, R): the directions of output space into which the update writes."""
-        phi_IR = self.phi[self._keys[site.name]].detach()
-        return site.weight().detach().to(phi_IR.dtype) @ phi_IR
+        """C = g(W phi) (d_out, R): the directions of output space into which the update writes."""
+        return self._columns(site).detach()
 
     def _merged(self, head: Mapping[str, Tensor]) -> Merged:
-        by_module: dict[str, list[tuple[Site, Tensor, Tensor]]] = {}
-        for site in self.sites:
-            key = self._keys[site.name]
-            phi_IR = self.phi[key].detach().float()
-            psi_RI = self.psi[key].detach().float() * self.method.scaling
-            by_module.setdefault(site.module_name, []).append((site, phi_IR, psi_RI))
-        low_rank = {name: _low_rank(parts) for name, parts in by_module.items()}
-        patches = {f"{name}.weight": _patch(update) for name, update in low_rank.items()}
-        return Merged(patches, head, low_rank=low_rank)
+        parts = [(site, *self._factors(self._keys[site.name])) for site in self.sites]
+        return merged_low_rank(parts, head)
+
+    def _factors(self, key: str) -> tuple[Tensor, Patch]:
+        phi_IR, block = self.phi[key].detach(), self._block(key)
+
+        def b(w_OI: Tensor) -> Tensor:
+            return _columns(w_OI.to(phi_IR), phi_IR, block).detach().to(w_OI)
+
+        return self.psi[key].detach().float() * self.method.scaling, b
 
 
-def _share(sites: list[Site], share: str) -> dict[str, str]:
+def _columns(w_OI: Tensor, phi_IR: Tensor, block: nn.Module | None) -> Tensor:
+    """g(W phi) (O, R) in the dtype of phi."""
+    with full_float(phi_IR.device):
+        c_OR = w_OI.detach().to(phi_IR.dtype) @ phi_IR
+        if block is None:
+            return c_OR
+        mapped_OR: Tensor = block(c_OR.unsqueeze(0)).squeeze(0)
+        return mapped_OR
+
+
+def _share(sites: list[Site], share: str, *, by_output: bool) -> dict[str, str]:
     """Site name -> name of its pair; widths are in the name only where a group has several."""
     groups = {
         s.name: re.sub(r"\W+", "_", {"role": s.role, "all": "all", "none": s.name}[share]).strip(
@@ -154,29 +228,46 @@ def _share(sites: list[Site], share: str) -> dict[str, str]:
         )
         for s in sites
     }
-    widths: dict[str, set[int]] = {}
+    widths = {s.name: f"{s.d_in}" + (f"x{s.d_out}" if by_output else "") for s in sites}
+    found: dict[str, set[str]] = {}
     for site in sites:
-        widths.setdefault(groups[site.name], set()).add(site.d_in)
+        found.setdefault(groups[site.name], set()).add(widths[site.name])
     return {
-        s.name: groups[s.name] + (f"_{s.d_in}" if len(widths[groups[s.name]]) > 1 else "")
+        s.name: groups[s.name] + (f"_{widths[s.name]}" if len(found[groups[s.name]]) > 1 else "")
         for s in sites
     }
 
 
-def _low_rank(parts: list[tuple[Site, Tensor, Tensor]]) -> LowRank:
-    """dW = B A with A = psi (stacked over row slices) and B = W phi on each slice's own rows."""
-    a_RI = torch.cat([psi_RI for _, _, psi_RI in parts])
+def merged_low_rank(
+    parts: Sequence[tuple[Site, Tensor, Patch]], head: Mapping[str, Tensor]
+) -> Merged:
+    """The patches of updates dW = b(W) a.
+
+    Args:
+        parts: site, `a` (R, d_in), and `b` from the site's own weight (d_out, d_in) to (d_out, R).
+        head: tensors of the trained head.
+    """
+    by_module: dict[str, list[tuple[Site, Tensor, Patch]]] = {}
+    for part in parts:
+        by_module.setdefault(part[0].module_name, []).append(part)
+    low_rank = {name: _low_rank(several) for name, several in by_module.items()}
+    patches = {f"{name}.weight": _patch(update) for name, update in low_rank.items()}
+    return Merged(patches, head, low_rank=low_rank)
+
+
+def _low_rank(parts: list[tuple[Site, Tensor, Patch]]) -> LowRank:
+    """dW = B A with A stacked over row slices, and B of each slice on its own rows."""
 
     def b(w_OI: Tensor) -> Tensor:
-        blocks = []
-        for site, phi_IR, _ in parts:
+        columns = []
+        for site, a_RI, b_of_slice in parts:
             rows = site.rows or slice(0, w_OI.shape[0])
-            b_OR = w_OI.new_zeros(w_OI.shape[0], phi_IR.shape[1])
-            b_OR[rows] = w_OI[rows] @ phi_IR.to(w_OI)
-            blocks.append(b_OR)
-        return torch.cat(blocks, dim=1)
+            b_OR = w_OI.new_zeros(w_OI.shape[0], a_RI.shape[0])
+            b_OR[rows] = b_of_slice(w_OI[rows])
+            columns.append(b_OR)
+        return torch.cat(columns, dim=1)
 
-    return LowRank(a_RI, b)
+    return LowRank(torch.cat([a_RI for _, a_RI, _ in parts]), b)
 
 
 def _patch(update: LowRank) -> Patch:
