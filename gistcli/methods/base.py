@@ -104,6 +104,10 @@ class Method(BaseModel, abc.ABC):
     def capabilities(self) -> Capabilities:
         """What this method can do with these options."""
 
+    def starts_as_base(self) -> bool:
+        """Whether attaching changes no output yet; not so where the paper's start is random."""
+        return True
+
     @abc.abstractmethod
     def attach(self, backbone: Backbone, *, head: bool = True) -> Tuner:
         """Put the method on a backbone, whose parameters are frozen from then on.
