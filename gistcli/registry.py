@@ -20,8 +20,10 @@ TABLES: dict[str, dict[str, str]] = {
         "bitfit": "gistcli.methods.bitfit:BitFit",
         "full": "gistcli.methods.full:Full",
         "gift": "gistcli.methods.gift:Gift",
+        "gift_v1": "gistcli.methods.gift_v1:GiftV1",
         "layernorm": "gistcli.methods.layernorm:LayerNorm",
         "linear": "gistcli.methods.linear:Linear",
+        "lora": "gistcli.methods.lora:Lora",
     },
     "backbones": {
         "vit": "gistcli.backbones.vit:ViT",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -22,7 +22,6 @@ from gistcli.backbones.sites import Site
 from gistcli.errors import Refused
 from gistcli.methods.base import (
     Capabilities,
-    LowRank,
     Merged,
     Method,
     Patch,
@@ -31,6 +30,7 @@ from gistcli.methods.base import (
     full_precision,
 )
 from gistcli.methods.gift_blocks import USED_BY, BlockName, BlockOptions, build_block
+from gistcli.methods.low_rank import merged_low_rank
 from gistcli.methods.paca import decays, full_float, is_idle
 
 
@@ -236,42 +236,3 @@ def _share(sites: list[Site], share: str, *, by_output: bool) -> dict[str, str]:
         s.name: groups[s.name] + (f"_{widths[s.name]}" if len(found[groups[s.name]]) > 1 else "")
         for s in sites
     }
-
-
-def merged_low_rank(
-    parts: Sequence[tuple[Site, Tensor, Patch]], head: Mapping[str, Tensor]
-) -> Merged:
-    """The patches of updates dW = b(W) a.
-
-    Args:
-        parts: site, `a` (R, d_in), and `b` from the site's own weight (d_out, d_in) to (d_out, R).
-        head: tensors of the trained head.
-    """
-    by_module: dict[str, list[tuple[Site, Tensor, Patch]]] = {}
-    for part in parts:
-        by_module.setdefault(part[0].module_name, []).append(part)
-    low_rank = {name: _low_rank(several) for name, several in by_module.items()}
-    patches = {f"{name}.weight": _patch(update) for name, update in low_rank.items()}
-    return Merged(patches, head, low_rank=low_rank)
-
-
-def _low_rank(parts: list[tuple[Site, Tensor, Patch]]) -> LowRank:
-    """dW = B A with A stacked over row slices, and B of each slice on its own rows."""
-
-    def b(w_OI: Tensor) -> Tensor:
-        columns = []
-        for site, a_RI, b_of_slice in parts:
-            rows = site.rows or slice(0, w_OI.shape[0])
-            b_OR = w_OI.new_zeros(w_OI.shape[0], a_RI.shape[0])
-            b_OR[rows] = b_of_slice(w_OI[rows])
-            columns.append(b_OR)
-        return torch.cat(columns, dim=1)
-
-    return LowRank(torch.cat([a_RI for _, a_RI, _ in parts]), b)
-
-
-def _patch(update: LowRank) -> Patch:
-    def patch(w_OI: Tensor) -> Tensor:
-        return w_OI + update.b(w_OI) @ update.a.to(w_OI)
-
-    return patch

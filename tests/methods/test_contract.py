@@ -53,7 +53,8 @@ def disturb(tuner: Tuner, size: float = 0.1, seed: int = 3) -> None:
 
 
 def train(tuner: Tuner, batch: Batch, steps: int = 3) -> None:
-    optimiser = torch.optim.SGD([t.parameter for t in tuner.trainable().values()], lr=0.1)
+    # by the sign of the gradient, however small: SGD would stand still below float32's resolution
+    optimiser = torch.optim.Adam([t.parameter for t in tuner.trainable().values()], lr=0.01)
     for _ in range(steps):
         with tuner.step():
             loss = F.cross_entropy(tuner(batch).logits, batch["labels"])
