@@ -1,0 +1,97 @@
+"""Tiny networks with random weights, one for every kind of backbone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from gistcli import registry
+from gistcli.backbones import Backbone
+from gistcli.backbones.base import Origin
+
+CLASSES, IMAGES = 5, 6
+VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of backbone.
+
+    Attributes:
+        name: as it stands in the names of the cases.
+        family: name in the registry.
+        architecture: the family's own name.
+        args: that make the network tiny.
+        build: (architecture, arguments) -> network.
+    """
+
+    name: str
+    family: str
+    architecture: str
+    args: tuple[tuple[str, Any], ...]
+    build: Callable[[str, dict[str, Any]], nn.Module]
+
+    def network(self, **more: Any) -> nn.Module:
+        """A new network; `more` are arguments of the architecture, as `Merged.model_args`."""
+        return self.build(self.architecture, {**dict(self.args), **more})
+
+    def backbone(self, *, meta: bool = False) -> Backbone:
+        """A new backbone in evaluation mode, with the same weights every time."""
+        family = registry.resolve("backbones", self.family)
+        origin = Origin(self.name, self.architecture)
+        if meta:
+            with torch.device("meta"):
+                backbone: Backbone = family(self.network(), origin)
+        else:
+            backbone = family(copy.deepcopy(_weighted(self)), origin)
+        backbone.reset_head(CLASSES)
+        return backbone.eval()
+
+
+@cache
+def _weighted(kind: Kind) -> nn.Module:
+    """The network of a kind with weights far from any initialisation."""
+    generator = torch.Generator().manual_seed(0)
+    network = kind.network()
+    for parameter in network.parameters():
+        with torch.no_grad():
+            parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return network
+
+
+def _timm(architecture: str, args: dict[str, Any]) -> nn.Module:
+    network: nn.Module = timm.create_model(architecture, **args)
+    return network
+
+
+def _kind(name: str, family: str, architecture: str, **args: Any) -> Kind:
+    return Kind(name, family, architecture, tuple(args.items()), _timm)
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        _kind("class token", "vit", "vit_tiny_patch16_224", **VIT),
+        _kind("average pool", "vit", "vit_tiny_patch16_224", **VIT, global_pool="avg"),
+        _kind("DINOv2 registers", "vit", "vit_small_patch14_reg4_dinov2", **VIT),
+        _kind("SigLIP", "vit", "vit_base_patch16_siglip_224", **VIT),
+        _kind("CLIP", "vit", "vit_base_patch16_clip_224", **VIT),
+        _kind("DeiT distilled", "vit", "deit_tiny_distilled_patch16_224", **VIT),
+    )
+}
+
+
+def batch() -> dict[str, Tensor]:
+    """Six images of 32 x 32 pixels with labels."""
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "pixels": torch.randn(IMAGES, 3, 32, 32, generator=generator),
+        "labels": torch.arange(IMAGES) % CLASSES,
+    }

@@ -1,0 +1,149 @@
+"""Attaching, switching off, detaching: what the backbone is before, meanwhile and after."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gistcli.errors import NotMergeable, NotSupported
+from gistcli.methods.base import Tuner
+from gistcli.methods.gift import Gift
+from gistcli.testing.acting import Batch, disturb, logits, train
+from gistcli.testing.cases import Case, refusal
+
+
+def test_a_refused_pair_says_why_before_anything_is_trained(refused: Case) -> None:
+    error = refusal(refused)
+    assert isinstance(error, NotSupported | NotMergeable), error
+    assert error.message.count(" ") > 3
+    assert error.hint
+
+
+def test_attaching_changes_nothing_yet_unless_the_method_says_so(case: Case, batch: Batch) -> None:
+    backbone = case.kind.backbone()
+    base, keys = logits(backbone, batch), list(backbone.model.state_dict())
+    torch.manual_seed(2)
+    tuner = case.method().attach(backbone).eval()
+    now = logits(tuner, batch)
+    if case.method().starts_as_base():
+        assert torch.allclose(now, base, atol=1e-6)
+    else:
+        assert torch.isfinite(now).all()
+        assert not torch.allclose(now, base, atol=1e-6)
+    assert list(backbone.model.state_dict()) == keys
+
+
+def test_training_changes_the_output_and_detaching_takes_it_back(
+    tuner: Tuner, batch: Batch
+) -> None:
+    backbone = tuner.backbone
+    with tuner.disabled():
+        base = logits(tuner, batch)
+        weights = {n: t.clone() for n, t in backbone.model.state_dict().items()}
+    train(tuner, batch)
+    tuned = logits(tuner, batch)
+    assert not torch.allclose(tuned, base, atol=1e-3)
+    with tuner.disabled():
+        assert torch.equal(logits(tuner, batch), base)
+    assert torch.equal(logits(tuner, batch), tuned)
+    tuner.detach()
+    assert torch.equal(logits(backbone, batch), base)
+    now = backbone.model.state_dict()
+    assert now.keys() == weights.keys()
+    assert all(torch.equal(now[n], t) for n, t in weights.items())
+
+
+def test_switched_off_inside_switched_off_stays_off(tuner: Tuner, batch: Batch) -> None:
+    disturb(tuner)
+    tuned = logits(tuner, batch)
+    with tuner.disabled():
+        base = logits(tuner, batch)
+        tuner.switch.enabled = False
+        assert torch.equal(logits(tuner, batch), base)
+    assert torch.equal(logits(tuner, batch), tuned)
+    assert not torch.allclose(tuned, base, atol=1e-3)
+
+
+def test_two_tuners_on_one_backbone_switch_off_independently(case: Case, batch: Batch) -> None:
+    backbone = case.kind.backbone()
+    first = case.method().attach(backbone).eval()
+    with pytest.raises(ValueError, match="already trained"):
+        case.method().attach(backbone)
+    second = Gift(targets=("fc_in",), layers=(1,), rank=4).attach(backbone, head=False).eval()
+    disturb(first)
+    only_first = logits(first, batch)
+    disturb(second)
+    both = logits(first, batch)
+    with second.disabled():
+        assert torch.equal(logits(first, batch), only_first)
+    with first.disabled():
+        only_second = logits(first, batch)
+    assert not torch.allclose(only_second, both)
+    assert not torch.allclose(only_first, both)
+    second.detach()
+    assert torch.equal(logits(first, batch), only_first)
+
+
+def test_hooks_read_the_parameters_that_stand_there_now(tuner: Tuner, batch: Batch) -> None:
+    before = logits(tuner, batch)
+    for module in (tuner, tuner.backbone):
+        for child in module.modules():
+            for name, parameter in list(child._parameters.items()):
+                if parameter is not None and parameter.requires_grad:
+                    child._parameters[name] = nn.Parameter(parameter + 0.1)
+    assert not torch.allclose(logits(tuner, batch), before, atol=1e-3)
+
+
+def test_every_site_acts(tuner: Tuner, batch: Batch) -> None:
+    logits(tuner, batch)
+    assert {site.name for site in tuner.sites} <= tuner.fired()
+
+
+def test_a_closed_gate_leaves_every_token_as_it_was(tuner: Tuner, batch: Batch) -> None:
+    inserted = tuner.backbone.inserted
+    if not tuner.method.capabilities().gateable or inserted is None:
+        pytest.skip("acts beside sites and points, or on no sequence of tokens")
+    if any(site.parent is not None for site in tuner.sites):
+        pytest.skip("acts on a weight that the network reads itself")
+    disturb(tuner)
+
+    def tokens() -> Tensor:
+        with torch.no_grad(), tuner.step():
+            found: Tensor = tuner(batch).tokens
+        return found
+
+    opened = tokens()
+    with tuner.disabled():
+        base = tokens()
+    total = tuner.backbone.layout.total
+    tuner.switch.gate = torch.zeros(1, total, 1)
+    assert torch.allclose(tokens(), base, atol=1e-6)
+    tuner.switch.gate = torch.ones(1, total, 1)
+    assert torch.allclose(tokens(), opened, atol=1e-4)
+    if tuner.method.name != "linear":
+        assert not torch.allclose(opened, base, atol=1e-3)
+
+
+def test_one_image_gets_the_logits_that_it_gets_among_others(tuner: Tuner, batch: Batch) -> None:
+    disturb(tuner)
+    together = logits(tuner, batch)
+    alone = logits(tuner, {key: value[:1] for key, value in batch.items()})
+    assert torch.allclose(alone, together[:1], atol=1e-4)
+    assert not torch.allclose(alone, together[1:2], atol=1e-3)
+
+
+def test_what_is_put_back_has_followed_the_network_to_its_device(tuner: Tuner) -> None:
+    network = tuner.backbone.model.to("meta")  # the only other device that every machine has
+    tuner.to("meta")
+    with tuner.disabled():
+        assert all(p.is_meta for p in network.parameters())
+    assert all(p.is_meta for p in network.parameters())
+    assert all(t.parameter.is_meta for t in tuner.trainable().values())
+
+
+def test_a_tuner_is_not_copied(tuner: Tuner) -> None:
+    with pytest.raises(TypeError, match="attach anew"):
+        copy.deepcopy(tuner)
