@@ -17,6 +17,7 @@ from gistcli.errors import NotFound, UnknownName, did_you_mean
 
 TABLES: dict[str, dict[str, str]] = {
     "methods": {
+        "adapter": "gistcli.methods.adapter:Adapter",
         "bitfit": "gistcli.methods.bitfit:BitFit",
         "full": "gistcli.methods.full:Full",
         "gift": "gistcli.methods.gift:Gift",
