@@ -19,6 +19,7 @@ TABLES: dict[str, dict[str, str]] = {
     "methods": {
         "adapter": "gistcli.methods.adapter:Adapter",
         "bitfit": "gistcli.methods.bitfit:BitFit",
+        "fact": "gistcli.methods.fact:Fact",
         "full": "gistcli.methods.full:Full",
         "gift": "gistcli.methods.gift:Gift",
         "gift_v1": "gistcli.methods.gift_v1:GiftV1",
@@ -27,6 +28,7 @@ TABLES: dict[str, dict[str, str]] = {
         "lora": "gistcli.methods.lora:Lora",
     },
     "backbones": {
+        "eva": "gistcli.backbones.eva:EvaViT",
         "vit": "gistcli.backbones.vit:ViT",
     },
     "sources": {
