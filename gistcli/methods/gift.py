@@ -31,7 +31,7 @@ from gistcli.methods.base import (
 )
 from gistcli.methods.gift_blocks import USED_BY, BlockName, BlockOptions, build_block
 from gistcli.methods.low_rank import merged_low_rank
-from gistcli.methods.paca import decays, full_float, is_idle
+from gistcli.methods.paca import decays, full_float, idle
 
 
 class Gift(Method):
@@ -135,7 +135,7 @@ class GiftTuner(Tuner):
 
     def idle(self) -> set[str]:
         """The key biases of attention blocks."""
-        return {name for name, _ in self.named_parameters() if is_idle(name)}
+        return idle(self)
 
     @contextmanager
     def step(self) -> Iterator[None]:

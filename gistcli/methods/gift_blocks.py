@@ -12,7 +12,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from gistcli.methods.paca import ClusterAttention, FeedForward, MixingBlock, attend, linear
+from gistcli.methods.paca import ClusterAttention, FeedForward, MixingBlock, attend, key_map, linear
 
 BlockName = Literal["none", "gelu", "sigmoid", "mlp", "mlp_mixer", "transformer", "paca"]
 
@@ -52,7 +52,8 @@ class SelfAttention(nn.Module):
     def __init__(self, dim: int, heads: int, like: Tensor) -> None:
         super().__init__()
         self.heads = heads
-        self.q, self.k, self.v, self.proj = (linear(dim, dim, like) for _ in range(4))
+        self.q, self.v, self.proj = (linear(dim, dim, like) for _ in range(3))
+        self.k = key_map(dim, like)
 
     def forward(self, x_LND: Tensor) -> Tensor:
         """(L, N, D) -> (L, N, D)."""

@@ -27,9 +27,18 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim > 1 and ".cluster." not in name
 
 
-def is_idle(name: str) -> bool:
-    """Whether a parameter changes nothing: softmax is blind to what all keys have in common."""
-    return name.endswith(".k.bias")
+def key_map(dim: int, like: Tensor) -> nn.Linear:
+    """The map to keys. Its bias is counted but stays as it is: a part that all keys have in common
+    cancels in the softmax, so that its gradient is rounding noise.
+    """
+    keys = linear(dim, dim, like)
+    keys.bias.requires_grad_(False)
+    return keys
+
+
+def idle(module: nn.Module) -> set[str]:
+    """Names of the parameters that stay as they are (`key_map`)."""
+    return {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
 
 
 def attend(q_LND: Tensor, k_LMD: Tensor, v_LMD: Tensor, heads: int) -> Tensor:
@@ -64,7 +73,8 @@ class ClusterAttention(nn.Module):
     def __init__(self, dim: int, clusters: int, heads: int, like: Tensor) -> None:
         super().__init__()
         self.heads = heads
-        self.q, self.k, self.v, self.proj = (linear(dim, dim, like) for _ in range(4))
+        self.q, self.v, self.proj = (linear(dim, dim, like) for _ in range(3))
+        self.k = key_map(dim, like)
         self.cluster = linear(dim, clusters, like)
 
     def assign(self, x_LND: Tensor) -> Tensor:

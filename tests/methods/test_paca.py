@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gistcli.methods.paca import ClusterAttention, MixingBlock, decays, full_float, is_idle
+from gistcli.methods.paca import ClusterAttention, MixingBlock, decays, full_float, idle
 
 LIKE = torch.empty(0)
 
@@ -89,14 +89,15 @@ def test_a_common_part_of_all_keys_changes_nothing_and_is_said_to_be_idle() -> N
     torch.manual_seed(0)
     block = MixingBlock(ClusterAttention(8, 5, 2, LIKE), 8, 2, LIKE)
     w_LND = torch.randn(2, 7, 8)
-    idle = {n for n, _ in block.named_parameters() if is_idle(n)}
-    assert idle == {"mixing.k.bias"}
+    assert idle(block) == {"mixing.k.bias"}
     with torch.no_grad():
         before = block(w_LND)
         block.mixing.k.bias += 1
         assert torch.allclose(block(w_LND), before, atol=1e-5)
         block.mixing.v.bias += 1
         assert not torch.allclose(block(w_LND), before, atol=1e-2)
+    block(w_LND).sum().backward()
+    assert {n for n, p in block.named_parameters() if p.grad is None} == idle(block)
 
 
 def test_the_cluster_map_and_biases_do_not_decay() -> None:
