@@ -43,6 +43,8 @@ class Capabilities:
         gateable: acts through sites and points only, so that a token gate reaches all of it.
         tokens: puts tokens into the sequence.
         low_rank: can be written as an exact LoRA folder.
+        frozen_features: what the head reads does not depend on what is trained, and the tuner
+            takes `pooled` (B, D) in a batch for it, in place of pixels.
     """
 
     merge: str | None
@@ -50,6 +52,7 @@ class Capabilities:
     gateable: bool = True
     tokens: bool = False
     low_rank: bool = False
+    frozen_features: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,10 @@ class Method(BaseModel, abc.ABC):
     @abc.abstractmethod
     def capabilities(self) -> Capabilities:
         """What this method can do with these options."""
+
+    def label(self) -> str:
+        """How a run calls itself: the name, and what a reader of its figures has to know."""
+        return self.name
 
     def starts_as_base(self) -> bool:
         """Whether attaching changes no output yet; not so where the paper's start is random."""
@@ -210,24 +217,37 @@ class Tuner(nn.Module):
 
     # --- state ------------------------------------------------------------------------------
 
+    def frozen(self) -> dict[str, Tensor]:
+        """The tuner's buffers: not trained, in no count, but what is trained means nothing without.
+
+        They are part of the state, so that a run can be used when the file that they came from is
+        gone (`register_buffer(..., persistent=False)` keeps a buffer out).
+        """
+        own = self.state_dict(keep_vars=True)
+        return {name: t for name, t in own.items() if not isinstance(t, nn.Parameter)}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        trained = {name: t.parameter for name, t in self.trainable().items()}
+        return {**trained, **self.frozen()}
+
     def state(self) -> dict[str, Tensor]:
-        """Everything trained, detached, by name."""
-        return {name: t.parameter.detach() for name, t in self.trainable().items()}
+        """Everything trained, and the frozen tensors that belong to it, detached, by name."""
+        return {name: tensor.detach() for name, tensor in self._tensors().items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over a state; the tensors are copied to the device and dtype of the trained ones.
+        """Take over a state; the tensors are copied to the device and dtype of those here.
 
         Raises:
             WeightsError: keys or shapes differ; all differences in one message.
         """
-        own = self.trainable()
+        own = self._tensors()
         problems = [f"missing {n}" for n in own if n not in state]
         problems += [f"unexpected {n}" for n in state if n not in own]
         for name in own.keys() & state.keys():
-            here, there = tuple(own[name].parameter.shape), tuple(state[name].shape)
+            here, there = tuple(own[name].shape), tuple(state[name].shape)
             if here != there:
                 problems.append(f"{name} has shape {list(there)}, expected {list(here)}")
-            elif own[name].parameter.is_meta or state[name].is_meta:
+            elif own[name].is_meta or state[name].is_meta:
                 problems.append(f"{name} has no storage (meta device)")
         if problems:
             raise WeightsError(
@@ -235,8 +255,7 @@ class Tuner(nn.Module):
                 "Use the recipe and the backbone that the state was trained with.",
             )
         for name, tensor in state.items():
-            parameter = own[name].parameter
-            parameter.data = tensor.detach().to(parameter, copy=True)
+            own[name].data = tensor.detach().to(own[name], copy=True)
 
     # --- leaving ----------------------------------------------------------------------------
 
