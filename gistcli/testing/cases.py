@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin
@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import torch
 
 from gistcli import registry
-from gistcli.errors import GistError
+from gistcli.errors import GistError, NotMergeable
 from gistcli.methods.base import Method, Tuner
 from gistcli.testing.kinds import KINDS, Kind
 
@@ -60,6 +60,35 @@ class Case:
         backbone = self.kind.backbone()
         torch.manual_seed(seed)
         return self.method(**options).attach(backbone).eval()
+
+
+@cache
+def _gateable(case: Case) -> bool:
+    """Acts on a sequence of tokens, through sites and points that see activations."""
+    tuner = case.attach()
+    bypassed = any(site.parent is not None for site in tuner.sites)
+    gateable = tuner.method.capabilities().gateable
+    return gateable and tuner.backbone.inserted is not None and not bypassed
+
+
+@cache
+def _merges(case: Case) -> bool:
+    """As options and backbone say together."""
+    try:
+        case.attach().merge()
+    except NotMergeable:
+        return False
+    return True
+
+
+NEEDS: dict[str, Callable[[Case], bool]] = {
+    "layers": lambda case: "layers" in case.configuration.kind.model_fields,
+    "gate": _gateable,
+    "merge": _merges,
+    "no merge": lambda case: not _merges(case),
+    "low rank": lambda case: case.method().capabilities().low_rank,
+}
+"""What `@pytest.mark.needs(NAME)` asks of a case; the others are not generated."""
 
 
 def configurations(name: str) -> Iterator[Configuration]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gistcli import registry
 from gistcli.methods.base import Tuner
-from gistcli.testing.cases import Case, all_cases, configurations, refusal
+from gistcli.testing.cases import NEEDS, Case, all_cases, configurations, refusal
 from gistcli.testing.kinds import batch as new_batch
 
 
@@ -24,6 +24,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """The marker that leaves out cases to which a property does not apply."""
+    config.addinivalue_line("markers", f"needs(name): of a case, one of {', '.join(NEEDS)}")
+
+
 def chosen(config: pytest.Config) -> list[str]:
     """Names of the methods that are tested."""
     return config.getoption("--gist-method", default=[]) or registry.names("methods")
@@ -34,7 +39,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     names = chosen(metafunc.config)
     wanted = set(metafunc.fixturenames)
     if "case" in wanted:
-        cases = [c for c in all_cases(names) if refusal(c) is None]
+        needs = [NEEDS[m.args[0]] for m in metafunc.definition.iter_markers("needs")]
+        cases = [
+            case
+            for case in all_cases(names)
+            if refusal(case) is None and all(need(case) for need in needs)
+        ]
         metafunc.parametrize("case", cases, ids=str)
     elif "refused" in wanted:
         metafunc.parametrize("refused", [c for c in all_cases(names) if refusal(c)], ids=str)
@@ -59,14 +69,15 @@ def batch() -> dict[str, Tensor]:
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """How many cases ran, and how many pairs are refused."""
+    stats = terminalreporter.stats
     reports = [
         report
-        for key in ("passed", "failed", "skipped")
-        for report in terminalreporter.stats.get(key, [])
-        if "gistcli/testing/" in getattr(report, "nodeid", "") and report.when in ("call", "setup")
+        for report in [*stats.get("passed", []), *stats.get("failed", [])]
+        if "testing/test_" in report.nodeid and "[" in report.nodeid and report.when == "call"
     ]
     refused = sum("test_a_refused_pair" in report.nodeid for report in reports)
     if reports:
         terminalreporter.write_line(
-            f"gist contract: {len(reports) - refused:,} cases, {refused} pairs refused"
+            f"gist contract: {len(reports) - refused:,} cases passed or failed, "
+            f"{refused} pairs refused with their reason"
         )

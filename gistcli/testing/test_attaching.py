@@ -102,12 +102,8 @@ def test_every_site_acts(tuner: Tuner, batch: Batch) -> None:
     assert {site.name for site in tuner.sites} <= tuner.fired()
 
 
+@pytest.mark.needs("gate")
 def test_a_closed_gate_leaves_every_token_as_it_was(tuner: Tuner, batch: Batch) -> None:
-    inserted = tuner.backbone.inserted
-    if not tuner.method.capabilities().gateable or inserted is None:
-        pytest.skip("acts beside sites and points, or on no sequence of tokens")
-    if any(site.parent is not None for site in tuner.sites):
-        pytest.skip("acts on a weight that the network reads itself")
     disturb(tuner)
 
     def tokens() -> Tensor:

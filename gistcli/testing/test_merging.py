@@ -17,14 +17,6 @@ from gistcli.testing.cases import Case
 from gistcli.testing.kinds import CLASSES
 
 
-def plan_of(tuner: Tuner) -> MergePlan:
-    """The plan, or a skipped test where there is none."""
-    try:
-        return plan_merge(tuner)
-    except NotMergeable as error:
-        pytest.skip(f"does not merge: {error.message}")
-
-
 def plain_logits(case: Case, plan: MergePlan, path: Path, batch: Batch) -> Tensor:
     """Logits of a stock network of the merged architecture, loaded from the written file."""
     plan.write(path)
@@ -36,21 +28,22 @@ def plain_logits(case: Case, plan: MergePlan, path: Path, batch: Batch) -> Tenso
     return logits(stock.eval(), batch)
 
 
+@pytest.mark.needs("no merge")
 def test_what_does_not_merge_says_so(tuner: Tuner) -> None:
-    reason = tuner.method.capabilities().merge
-    if reason is None:
-        pytest.skip("merges")
-    with pytest.raises(NotMergeable, match="cannot become plain weights") as caught:
+    with pytest.raises(NotMergeable) as caught:
         tuner.merge()
-    assert reason in caught.value.message
+    assert (tuner.method.capabilities().merge or "") in caught.value.message
+    assert caught.value.message.count(" ") > 3
+    assert caught.value.hint
 
 
+@pytest.mark.needs("merge")
 def test_the_streamed_merge_is_the_tuned_network(
     case: Case, tuner: Tuner, batch: Batch, tmp_path: Path
 ) -> None:
     disturb(tuner)
     tuned = logits(tuner, batch)
-    plan = plan_of(tuner)
+    plan = plan_merge(tuner)
     merged = plain_logits(case, plan, tmp_path / "model.safetensors", batch)
     scale = max(float(tuned.abs().max()), 1.0)
     assert torch.allclose(merged, tuned, atol=1e-5 * scale)
@@ -60,10 +53,11 @@ def test_the_streamed_merge_is_the_tuned_network(
     assert torch.equal(logits(tuner, batch), tuned)
 
 
+@pytest.mark.needs("merge")
 def test_the_merged_file_has_the_tensors_of_the_base(
     case: Case, tuner: Tuner, tmp_path: Path
 ) -> None:
-    plan = plan_of(tuner)
+    plan = plan_merge(tuner)
     plan.write(tmp_path / "model.safetensors")
     written = load_file(tmp_path / "model.safetensors")
     stock = case.kind.network(**plan.merged.model_args)
@@ -78,11 +72,11 @@ def test_the_merged_file_has_the_tensors_of_the_base(
             assert written.keys() == tuner.backbone.model.state_dict().keys()
 
 
+@pytest.mark.needs("merge")
 def test_at_scale_0_the_merge_is_the_base(
     case: Case, tuner: Tuner, batch: Batch, tmp_path: Path
 ) -> None:
     disturb(tuner)
-    plan_of(tuner)
     if not tuner.merge().scalable:
         with pytest.raises(Refused, match="no meaning"):
             plan_merge(tuner, scale=0.5)
@@ -96,17 +90,16 @@ def test_at_scale_0_the_merge_is_the_base(
         assert all(torch.equal(written[n], t) for n, t in base.items() if n not in new)
 
 
+@pytest.mark.needs("merge")
 def test_a_broken_state_is_not_merged(tuner: Tuner, tmp_path: Path) -> None:
-    plan_of(tuner)
     broken = {n: torch.full_like(t, float("nan")) for n, t in tuner.state().items()}
     tuner.load_state(broken)
     with pytest.raises(WeightsError, match="not finite"):
         plan_merge(tuner).write(tmp_path / "model.safetensors")
 
 
+@pytest.mark.needs("low rank")
 def test_an_exact_low_rank_update_is_the_patch(tuner: Tuner) -> None:
-    if not tuner.method.capabilities().low_rank:
-        pytest.skip("is no low-rank update")
     disturb(tuner)
     merged, base = tuner.merge(), tuner.backbone.model.state_dict()
     assert {f"{n}.weight" for n in merged.low_rank} == set(merged.patches)

@@ -47,11 +47,10 @@ def test_a_bfloat16_backbone_carries_it(case: Case, batch: Batch) -> None:
     assert {t.parameter.dtype for t in tuner.trainable().values()} == {torch.float32}
 
 
+@pytest.mark.needs("layers")
 def test_nothing_below_the_lowest_trained_layer_is_kept_for_the_backward_pass(
     case: Case, batch: Batch
 ) -> None:
-    if "layers" not in case.configuration.kind.model_fields:
-        pytest.skip("the method has no choice of layers")
     last = case.kind.backbone().depth - 1
     assert not _asks_for_gradients(case.attach(layers=(last,)), batch)
     assert _asks_for_gradients(case.attach(layers=(0,)), batch)
@@ -72,9 +71,8 @@ def _asks_for_gradients(tuner: Tuner, batch: Batch) -> bool:
     return any(found)
 
 
+@pytest.mark.needs("layers")
 def test_layers_are_chosen_one_by_one(case: Case) -> None:
-    if "layers" not in case.configuration.kind.model_fields:
-        pytest.skip("the method has no choice of layers")
     one, every = case.attach(layers=(0,)), case.attach()
 
     def acting(tuner: Tuner) -> int:
