@@ -26,9 +26,16 @@ TABLES: dict[str, dict[str, str]] = {
         "layernorm": "gistcli.methods.layernorm:LayerNorm",
         "linear": "gistcli.methods.linear:Linear",
         "lora": "gistcli.methods.lora:Lora",
+        "repadapter": "gistcli.methods.repadapter:RepAdapter",
+        "ssf": "gistcli.methods.ssf:Ssf",
+        "toast": "gistcli.methods.toast:Toast",
     },
     "backbones": {
+        "beit": "gistcli.backbones.beit:Beit",
         "eva": "gistcli.backbones.eva:EvaViT",
+        "hf_vit": "gistcli.backbones.hf_vit:HFViT",
+        "hiera": "gistcli.backbones.hiera:HieraViT",
+        "swin": "gistcli.backbones.swin:Swin",
         "vit": "gistcli.backbones.vit:ViT",
     },
     "sources": {
