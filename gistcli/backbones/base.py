@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from gistcli.backbones.fingerprint import fingerprint, read_header
 from gistcli.backbones.layout import Features, TokenLayout
 from gistcli.backbones.sites import Output, Point, Site, Switch, Tap
+from gistcli.backbones.stored import StoredKeys, rows_of
 from gistcli.backbones.tokens import InsertedTokens, MakeTokens, TokenHandle
 from gistcli.errors import NotMergeable, NotSupported, Refused, UnknownName, did_you_mean
 
@@ -76,6 +77,11 @@ class Backbone(nn.Module, abc.ABC):
     def fingerprint(self) -> str:
         """SHA-256 over the stored tensors; empty for a network without weights."""
         return fingerprint(self.origin.weights) if self.origin.weights else ""
+
+    @property
+    def license(self) -> str | None:
+        """Of the weights, where it is known."""
+        return None
 
     @property
     def compiled(self) -> bool:
@@ -311,14 +317,27 @@ class Backbone(nn.Module, abc.ABC):
         path, _, last = name.rpartition(".")
         return self.model.get_submodule(path), last
 
+    def stored_keys(self) -> StoredKeys | None:
+        """How files name the tensors; None where they do as the network in memory does."""
+        return None
+
+    def unused_names(self) -> list[str]:
+        """Parameters that no forward pass of a classifier reads, so that they cannot be trained."""
+        return []
+
     def resampled(self) -> dict[str, Tensor]:
         """Tensors whose shape differs from the stored ones (another image size), by key."""
         stored = {k: v for path in self.origin.weights for k, v in read_header(path).items()}
+        shapes = {key: tuple(entry["shape"]) for key, entry in stored.items()}
+        keys = self.stored_keys()
+        if keys is not None:
+            places = keys.locate(shapes)
+            shapes = {name: rows_of(shapes[p.key], p.rows) for name, p in places.items()}
         head = set(self.head_names())
         return {
             name: tensor
             for name, tensor in self.model.state_dict().items()
-            if name in stored and name not in head and list(tensor.shape) != stored[name]["shape"]
+            if name in shapes and name not in head and tuple(tensor.shape) != shapes[name]
         }
 
     def count(self) -> int:

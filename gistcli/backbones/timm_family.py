@@ -32,6 +32,12 @@ class TimmBackbone(Backbone):
         height, width = self.timm.patch_embed.img_size
         return height, width
 
+    @property
+    def license(self) -> str | None:
+        """What timm's configuration says."""
+        found: str | None = self.timm.pretrained_cfg.get("license")
+        return found
+
     def data_config(self) -> dict[str, Any]:
         """timm's data config with the image size that the network was built for."""
         config = resolve_model_data_config(self.model)
