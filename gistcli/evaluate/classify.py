@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from gistcli.backbones.layout import Features
 from gistcli.evaluate.metrics import score_labels, top_k_accuracy
 from gistcli.methods.base import Tuner
 from gistcli.reporting import SILENT, Reporter
+
+T = TypeVar("T")
 
 
 class EvaluationSplit(Protocol):
@@ -85,6 +87,41 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
+def run_over(
+    tuner: Tuner,
+    split: EvaluationSplit,
+    batch_size: int,
+    take: Callable[[Mapping[str, Tensor], Features], T],
+    *,
+    precision: str = "fp32",
+    reporter: Reporter = SILENT,
+    phase: str = "evaluate",
+) -> list[T]:
+    """What `take(batch, features)` makes of every batch, in evaluation mode, without gradients.
+
+    Args:
+        tuner: attached; network and tuner are left in the mode they were in.
+        split: the examples; its batches come on the device of the network.
+        batch_size: examples at a time; changes speed and memory only.
+        take: what is kept of a batch.
+        precision: fp32 or bf16 autocast, as in training.
+        reporter: gets a phase of that name, in examples.
+        phase: its name.
+    """
+    taken: list[T] = []
+    reporter.start(phase, len(split), "examples")
+    try:
+        with evaluation_mode(tuner, tuner.backbone), torch.no_grad(), tuner.step():
+            for batch in split.batches(batch_size, seed=None):
+                with autocast(batch["labels"].device, precision):
+                    features: Features = tuner(batch)
+                taken.append(take(batch, features))
+                reporter.advance(phase, len(batch["labels"]))
+    finally:
+        reporter.finish(phase)
+    return taken
+
+
 def predict(
     tuner: Tuner,
     split: EvaluationSplit,
@@ -94,27 +131,16 @@ def predict(
     reporter: Reporter = SILENT,
     phase: str = "evaluate",
 ) -> Predictions:
-    """Runs the tuned network over a split, in evaluation mode and without gradients.
-
-    Args:
-        tuner: attached; network and tuner are left in the mode they were in.
-        split: the examples; its batches come on the device of the network.
-        batch_size: examples at a time; changes speed and memory only.
-        precision: fp32 or bf16 autocast, as in training.
-        reporter: gets a phase of that name, in examples.
-        phase: its name.
-    """
-    rows: list[tuple[Tensor, Tensor, Tensor]] = []
-    reporter.start(phase, len(split), "examples")
-    try:
-        with evaluation_mode(tuner, tuner.backbone), torch.no_grad(), tuner.step():
-            for batch in split.batches(batch_size, seed=None):
-                with autocast(batch["pixels"].device, precision):
-                    features: Features = tuner(batch)
-                rows.append((batch["index"], batch["labels"], features.logits.float()))
-                reporter.advance(phase, len(batch["labels"]))
-    finally:
-        reporter.finish(phase)
+    """Runs the tuned network over a split; arguments as in `run_over`."""
+    rows = run_over(
+        tuner,
+        split,
+        batch_size,
+        lambda batch, features: (batch["index"], batch["labels"], features.logits.float()),
+        precision=precision,
+        reporter=reporter,
+        phase=phase,
+    )
     index, labels, logits = (torch.cat(c).cpu() for c in zip(*rows, strict=True))
     return Predictions(index, labels, logits, list(split.names))
 

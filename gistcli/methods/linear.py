@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from gistcli.backbones.base import Backbone
+from gistcli.backbones.layout import Features, TokenLayout
 from gistcli.methods.base import Capabilities, Merged, Method, Recommended, Tuner
 
 
@@ -19,8 +20,8 @@ class Linear(Method):
     recommended: ClassVar[Mapping[str, Recommended]] = {"vision": Recommended(3e-3, 3e-3, 1e-4)}
 
     def capabilities(self) -> Capabilities:
-        """Merges by writing the head."""
-        return Capabilities(merge=None)
+        """Merges by writing the head; trains on features that can be kept."""
+        return Capabilities(merge=None, frozen_features=True)
 
     def attach(self, backbone: Backbone, *, head: bool = True) -> LinearTuner:
         """Own the head."""
@@ -29,6 +30,17 @@ class Linear(Method):
 
 class LinearTuner(Tuner):
     """Nothing but the head."""
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Features:
+        """Features of `pixels`; of `pooled` (B, D), where a batch has it, the logits alone.
+
+        The latter come without tokens: T is 0, and the layout is empty.
+        """
+        pooled_BD = batch.get("pooled")
+        if pooled_BD is None:
+            return super().forward(batch)
+        logits_BK = self.backbone.classify(pooled_BD)
+        return Features(pooled_BD[:, None][:, :0], pooled_BD, logits_BK, TokenLayout({}, (0, 0)))
 
     def _merged(self, head: Mapping[str, Tensor]) -> Merged:
         return Merged(patches={}, new=head)

@@ -23,6 +23,7 @@ from gistcli.methods.base import Method
 from gistcli.recipe import Recipe
 from gistcli.reporting import SILENT, Reporter
 from gistcli.run.assembling import Assembly, assemble, say_parameters
+from gistcli.run.features import Split, with_features
 from gistcli.run.methods import method_info
 from gistcli.run.placing import Place, settle
 from gistcli.run.settings import resolved, say_defaults, training_plan
@@ -46,7 +47,7 @@ class Job:
     plan: Plan
     device: torch.device
     precision: str
-    splits: dict[str, ImageSplit]
+    splits: Mapping[str, Split]
 
     @property
     def eval_batch_size(self) -> int:
@@ -117,7 +118,7 @@ def prepare(recipe: Recipe, place: Place, reporter: Reporter) -> Job:
     preprocess = Preprocess.from_config(assembly.backbone.data_config())
     plan = training_plan(recipe)
     plan.require_evaluation("val" in catalog.splits)
-    splits = {
+    images = {
         split: load_split(
             catalog,
             split,
@@ -130,8 +131,17 @@ def prepare(recipe: Recipe, place: Place, reporter: Reporter) -> Job:
         )
         for split in catalog.splits
     }
-    job = Job(recipe, place, catalog, assembly, preprocess, plan, device, precision, splits)
-    _say_plan(job, reporter)
+    job = Job(recipe, place, catalog, assembly, preprocess, plan, device, precision, images)
+    _say_plan(job, images, reporter)
+    job.splits = with_features(
+        images,
+        assembly.tuner,
+        recipe,
+        plan,
+        batch_size=job.eval_batch_size,
+        precision=precision,
+        reporter=reporter,
+    )
     return job
 
 
@@ -149,10 +159,10 @@ def say_catalog(catalog: Catalog, reporter: Reporter) -> None:
         reporter.warn(warning)
 
 
-def _say_plan(job: Job, reporter: Reporter) -> None:
-    per_epoch = job.splits["train"].batches_per_epoch(job.plan.batch_size)
+def _say_plan(job: Job, images: Mapping[str, ImageSplit], reporter: Reporter) -> None:
+    per_epoch = images["train"].batches_per_epoch(job.plan.batch_size)
     weights = sum(p.numel() * p.element_size() for p in job.assembly.backbone.model.parameters())
-    pixels = sum(s.nbytes for s in job.splits.values() if s.resident)
+    pixels = sum(s.nbytes for s in images.values() if s.resident)
     reporter.say(
         f"{job.plan.total_steps(per_epoch)} steps ({per_epoch} an epoch) of "
         f"{job.plan.batch_size} examples on {job.device}, {job.precision}; "
@@ -235,6 +245,7 @@ def _conclude(job: Job, fitted: FitResult, reporter: Reporter) -> dict[str, Any]
         "metrics": {f"{s}/{k}": v for s, f in figures.items() for k, v in scalars(f).items()},
         "intervals": {f"{s}/accuracy": f["interval"] for s, f in figures.items()},
         "examples": {s: len(split) for s, split in job.splits.items()},
+        "method": job.assembly.method.label(),
         "parameters": info.parameters,
         "seconds": round(fitted.seconds, 3),
         "samples_per_second": round(fitted.samples_per_second, 3),
