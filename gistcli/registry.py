@@ -29,6 +29,7 @@ TABLES: dict[str, dict[str, str]] = {
         "repadapter": "gistcli.methods.repadapter:RepAdapter",
         "ssf": "gistcli.methods.ssf:Ssf",
         "toast": "gistcli.methods.toast:Toast",
+        "vpt": "gistcli.methods.vpt:Vpt",
     },
     "backbones": {
         "beit": "gistcli.backbones.beit:Beit",
