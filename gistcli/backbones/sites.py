@@ -163,8 +163,8 @@ class Site:
             object.__setattr__(linear, "weight", switch.add(self.name, w_OI, delta_OI))
 
         def after(module: nn.Module, args: tuple[Any, ...], y: Any) -> None:
-            if "weight" in linear.__dict__:
-                object.__delattr__(linear, "weight")
+            # not object.__delattr__, which torch.compile cannot trace
+            linear.__dict__.pop("weight", None)
 
         switch.handles += [
             self.parent.register_forward_pre_hook(before),
