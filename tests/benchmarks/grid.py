@@ -23,6 +23,7 @@ import torch
 
 from gistcli import registry
 from gistcli.data import Preprocess, load_split, open_catalog
+from gistcli.errors import Diverged
 from gistcli.evaluate.classify import predict, score
 from gistcli.objectives import Classification
 from gistcli.recipe import Recipe
@@ -105,7 +106,7 @@ class Ledger:
                 return row
         try:
             found = run(method, where, setting)
-        except Exception as error:  # a candidate may diverge; the rest of the grid goes on
+        except Diverged as error:
             found = {"accuracy": 0.0, "loss": 99.0, "seconds": 0.0, "error": str(error)}
         row = {**key, **found}
         self.rows.append(row)
