@@ -12,6 +12,7 @@ import timm
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
+from timm.layers import DropPath
 
 from gistcli.backbones import open_backbone
 from gistcli.backbones.fingerprint import fingerprint
@@ -60,6 +61,13 @@ def test_drop_path_reaches_the_blocks(folder: Path) -> None:
     assert blocks[1].drop_path1.drop_prob == pytest.approx(0.2)
 
 
+def test_no_path_is_dropped_by_default_whatever_the_architecture_says() -> None:
+    network = open_backbone("swin_tiny_patch4_window7_224", meta=True).model
+    theirs = timm.create_model("swin_tiny_patch4_window7_224")
+    assert any(isinstance(m, DropPath) for m in theirs.modules())
+    assert not any(isinstance(m, DropPath) for m in network.modules())
+
+
 def test_truncated_weights_are_named(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
@@ -105,8 +113,8 @@ def test_an_unknown_name_gets_the_closest_one() -> None:
 
 
 def test_another_family_is_refused_before_anything_is_fetched() -> None:
-    with pytest.raises(NotSupported, match="swin"):
-        open_backbone("swin_tiny_patch4_window7_224")
+    with pytest.raises(NotSupported, match="resnet50"):
+        open_backbone("resnet50")
 
 
 @pytest.mark.parametrize("name", ["vit_base_patch16_224.augreg_in21k", "someone/some-vit"])
@@ -138,7 +146,8 @@ def test_supported_models_are_timm_names_and_the_embedded_one() -> None:
     names = supported_models()
     assert names[0] == "gist_vit_nano"
     assert "vit_base_patch16_224" in names
-    assert "swin_tiny_patch4_window7_224" not in names
+    assert "swin_tiny_patch4_window7_224" in names
+    assert "resnet50" not in names
 
 
 def test_the_fingerprint_is_of_the_tensors_and_not_of_the_files(tmp_path: Path) -> None:
