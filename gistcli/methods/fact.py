@@ -199,7 +199,7 @@ def _cut(fused: Fused) -> Cut:
         raise NotSupported(
             f"fact cuts every map into squares of one width, but {fused.whole.name} has "
             f"{d_in} inputs and {d_out} outputs.",
-            "Leave it out of method.targets, or choose another method (lora).",
+            "Use method.targets without such maps (query key value attn_out), or another method.",
         )
     chosen = sorted(i for r in rows for i in range(r.start // width, r.stop // width))
     return Cut(fused, width, d_in // width, d_out // width, tuple(chosen))
