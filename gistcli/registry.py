@@ -19,6 +19,7 @@ TABLES: dict[str, dict[str, str]] = {
     "methods": {
         "adapter": "gistcli.methods.adapter:Adapter",
         "bitfit": "gistcli.methods.bitfit:BitFit",
+        "convpass": "gistcli.methods.convpass:Convpass",
         "fact": "gistcli.methods.fact:Fact",
         "full": "gistcli.methods.full:Full",
         "gift": "gistcli.methods.gift:Gift",
