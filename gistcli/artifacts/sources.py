@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gistcli.artifacts.tensors import DTYPES, open_tensors
 from gistcli.backbones.base import Backbone
+from gistcli.backbones.stored import Place, rows_of
 from gistcli.errors import WeightsError
 
 
@@ -119,18 +120,66 @@ class StateSource(WeightSource):
         return self._state[key].detach().cpu()
 
 
+class RenamedSource(WeightSource):
+    """The tensors of files under the names that they have in memory.
+
+    Args:
+        stored: the files.
+        places: name in memory -> where the tensor lies.
+    """
+
+    def __init__(self, stored: FileSource, places: Mapping[str, Place]) -> None:
+        self.files = stored.files
+        self._stored = stored
+        self._places = dict(places)
+
+    def layout(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """From the headers alone."""
+        stored = self._stored.layout()
+        return {
+            name: (stored[key][0], rows_of(stored[key][1], rows))
+            for name, (key, rows) in self._places.items()
+        }
+
+    def read(self, key: str) -> Tensor:
+        """A view of the file."""
+        place = self._places[key]
+        tensor = self._stored.read(place.key)
+        return tensor if place.rows is None else tensor[place.rows]
+
+    def __enter__(self) -> RenamedSource:
+        self._stored.__enter__()
+        return self
+
+    def __exit__(self, *exit: Any) -> None:
+        self._stored.__exit__(*exit)
+
+
 def weight_source(backbone: Backbone) -> WeightSource:
-    """The base's files where they hold what is in memory under the same keys, else the memory.
+    """The base's files where they hold what is in memory, else the memory.
 
     Call it inside `tuner.disabled()`: the network in memory must hold the pretrained tensors.
-    Stored tensors that the network lacks stay as they are: the family drops them on loading.
+    timm drops or rearranges what older files hold, and where it did the memory is read; stored
+    tensors that the network lacks stay as they are. transformers says how it names them.
+
+    Raises:
+        WeightsError: damaged files, or (transformers) files without a tensor of the network.
     """
     state = backbone.model.state_dict()
     if not backbone.origin.weights:
         return StateSource(state)
     stored = FileSource(backbone.origin.weights)
     resized = {*backbone.head_names(), *backbone.resampled()}
-    layout = stored.layout()
-    same = all(k in layout and layout[k][1] == tuple(t.shape) for k, t in state.items()
-               if k not in resized)  # fmt: skip
-    return stored if same else StateSource(state)
+    keys = backbone.stored_keys()
+    source: WeightSource = stored
+    if keys is not None:
+        source = RenamedSource(stored, keys.locate(stored.layout()))
+    layout = source.layout()
+    other = [k for k, t in state.items()
+             if k not in resized and layout.get(k, (None, None))[1] != tuple(t.shape)]  # fmt: skip
+    if other and keys is not None:
+        raise WeightsError(
+            f"{', '.join(map(str, stored.files))} holds no {', '.join(sorted(other))}.",
+            "Use the base that the run was trained on.",
+        )
+    return StateSource(state) if other else source

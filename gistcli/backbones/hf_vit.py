@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -84,6 +85,24 @@ NETWORKS = {
         _VIT, images=Images(*IMAGENET, interpolation="bilinear", crop_mode="squash")
     ),
 }
+MODEL_TYPES = {
+    "deit": "DeiTForImageClassification",
+    "dinov2": "Dinov2ForImageClassification",
+    "dinov2_with_registers": "Dinov2WithRegistersForImageClassification",
+    "vit": "ViTForImageClassification",
+    "vit_msn": "ViTMSNForImageClassification",
+}
+
+
+def architecture_of(config: Mapping[str, Any]) -> str | None:
+    """The class for the content of a config.json, also of the network without a classifier.
+
+    None for other networks, and for other classifiers on these (DeiT's with two heads).
+    """
+    named = str((config.get("architectures") or [""])[0])
+    if "ForImageClassification" in named and named not in NETWORKS:
+        return None
+    return MODEL_TYPES.get(str(config.get("model_type")))
 
 
 class HFViT(Backbone):

@@ -6,7 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from gistcli import registry
-from gistcli.backbones.loading import EMBEDDED, supported_models
+from gistcli.backbones.loading import supported_models
+from gistcli.backbones.locating import EMBEDDED
 from gistcli.errors import UnknownName, did_you_mean
 from gistcli.methods.base import Method
 

@@ -18,7 +18,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 import gistcli
 from gistcli import run
-from gistcli.backbones.loading import locate
+from gistcli.backbones.locating import locate
 from gistcli.errors import BaseMismatch, NotMergeable, Refused
 from gistcli.recipe import Recipe
 
@@ -110,7 +110,7 @@ def test_scale_goes_from_the_base_to_the_tuned_network(finished: Path, tmp_path:
     for scale in (0.0, 0.5, 1.0):
         run.merge(finished, tmp_path / str(scale), scale=scale)
         weights[scale] = load_file(tmp_path / str(scale) / "model.safetensors")[key]
-    base = load_file(locate("gist_vit_nano").weights)[key]
+    base = load_file(locate("gist_vit_nano").weights[0])[key]
     assert torch.equal(weights[0.0], base)
     assert torch.allclose(weights[0.5], (base + weights[1.0]) / 2, atol=1e-6)
     assert not torch.allclose(weights[1.0], base, atol=1e-4)
