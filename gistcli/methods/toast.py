@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
@@ -172,8 +172,7 @@ class ToastTuner(Tuner):
         """(B, T, D) behind the last norm, with all tokens that the second pass will see."""
         self.switch.enabled = False
         try:
-            with _without_cache(self.xi.device.type):
-                return super().forward(batch).tokens
+            return super().forward(batch).tokens
         finally:
             self.switch.enabled = True
 
@@ -279,17 +278,6 @@ class ToastTuner(Tuner):
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         """All of them, xi included, as in the authors' code."""
         return True
-
-
-def _without_cache(device: str) -> AbstractContextManager[None]:
-    """Autocast as it is, but without its cache.
-
-    The cache would hand the second pass the casts of trained parameters that the first pass made
-    without a graph, and they would get no gradient.
-    """
-    if not torch.is_autocast_enabled(device):
-        return nullcontext()
-    return torch.autocast(device, torch.get_autocast_dtype(device), cache_enabled=False)
 
 
 def _share(features: Features, criterion: Criterion) -> Tensor:

@@ -17,7 +17,13 @@ from gistcli.recipe.model import DEFAULT_METHOD, Recipe
 from gistcli.recipe.problems import Problem, explain, refusal
 
 Tree = dict[str, Any]
-_PATHS = {("model", "name"), ("data", "path"), ("output", "dir"), ("method", "name")}
+_PATHS = {
+    ("model", "name"),
+    ("data", "path"),
+    ("output", "dir"),
+    ("method", "name"),
+    ("method", "weights"),
+}
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -235,10 +241,10 @@ def _resolve_paths(tree: Any, base: Path, draft: _Draft) -> None:
             continue
         text = _expand(value, f"{section}.{key}", draft)
         file, colon, name = text.rpartition(":")
-        if section == "method":
+        if (section, key) == ("method", "name"):
             if file.endswith(".py"):
                 inner[key] = f"{os.path.abspath(base / file)}{colon}{name}"
-        elif section == "output":
+        elif key in ("dir", "weights"):
             inner[key] = text if text == "auto" else os.path.abspath(base / text)
         elif _is_path(text, base):
             inner[key] = os.path.abspath(base / text)

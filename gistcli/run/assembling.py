@@ -85,7 +85,7 @@ def say_parameters(assembly: Assembly, reporter: Reporter) -> None:
     share = 100 * counts["trainable"] / counts["total"]
     reporter.say(
         f"trainable params: {counts['trainable']:,} || all params: {counts['total']:,} || "
-        f"trainable%: {share:.4f}  ({assembly.method.name} {counts['method']:,}, "
+        f"trainable%: {share:.4f}  ({assembly.method.label()} {counts['method']:,}, "
         f"head {counts['head']:,})"
     )
     reason = assembly.method.capabilities().merge

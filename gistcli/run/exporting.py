@@ -130,7 +130,7 @@ def _card(loaded: Loaded) -> Callable[[Receipt], str]:
     pretrained_cfg: Any = loaded.backbone.model.pretrained_cfg
     facts = CardFacts(
         base_model=info.backbone.name,
-        method=f"{info.method.name}: {summary}",
+        method=f"{loaded.tuner.method.label()}: {summary}",
         classes=loaded.classes,
         data=recipe.data.path,
         counts=result["examples"],

@@ -1,0 +1,496 @@
+"""TOAST: the formula written out, its start, its frozen tensors and the pre-tuning stage."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from gistcli import run
+from gistcli.backbones import Backbone, open_backbone
+from gistcli.backbones.sites import Site, Switch
+from gistcli.backbones.vit import ViT
+from gistcli.errors import BaseMismatch, NotFound, NotSupported, Refused, WeightsError
+from gistcli.methods.gift import Gift
+from gistcli.methods.toast import Toast, ToastTuner
+from gistcli.objectives import Classification
+from gistcli.recipe import Recipe, load_recipe
+from gistcli.testing.acting import disturb, gradients, logits, train
+
+Batch = dict[str, Tensor]
+VARIANTS = ("full", "lite")
+
+
+def attach(backbone: Backbone, **options: object) -> ToastTuner:
+    torch.manual_seed(2)
+    return Toast.model_validate(options).attach(backbone).eval()
+
+
+@pytest.mark.parametrize(
+    ("options", "parameters"),
+    [
+        ({}, 14_156_544),
+        ({"variant": "lite"}, 738_048),
+        ({"variant": "lite", "rank": 8}, 885_504),
+    ],
+)
+def test_counts_on_vit_b_16_are_those_of_the_paper(options: dict, parameters: int) -> None:
+    backbone = open_backbone("vit_base_patch16_224", meta=True)
+    backbone.reset_head(10)
+    trained = Toast(**options).attach(backbone).trainable().values()
+    counts = dict.fromkeys(("method", "head"), 0)
+    for each in trained:
+        counts[each.group] += each.parameter.numel()
+    assert counts == {"method": parameters, "head": 7690}
+
+
+# --- the formula ------------------------------------------------------------------------------
+
+
+def maps(tuner: ToastTuner, layer: int) -> tuple[Tensor, Tensor]:
+    """A_l and B_l with their low-rank updates written out."""
+    step = tuner.layer(layer)
+    a, b = step.a, step.b
+    if tuner.method.variant == "lite":
+        scale = tuner.method.alpha / tuner.method.rank
+        a = a + scale * step.a_update.up @ step.a_update.down
+        b = b + scale * step.b_update.up @ step.b_update.down
+    return a, b
+
+
+def tokens_of(backbone: ViT, pixels: Tensor, td: list[Tensor] | None = None) -> Tensor:
+    """The network block by block; `td` is added to the input of the map to the values."""
+    model = backbone.timm
+    x = model._pos_embed(model.patch_embed(pixels))
+    for layer, block in enumerate(model.blocks):
+        y, attention = block.norm1(x), block.attn
+        weights, biases = attention.qkv.weight.chunk(3), attention.qkv.bias.chunk(3)
+        q, k, v = (F.linear(y, w, b) for w, b in zip(weights, biases, strict=True))
+        if td is not None:
+            v = v + td[layer] @ weights[2].t()
+        q, k, v = (t.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
+        mixed = (q @ k.transpose(-1, -2) * attention.scale).softmax(-1) @ v
+        x = x + attention.proj(mixed.transpose(1, 2).flatten(2))
+        x = x + block.mlp(block.norm2(x))
+    return model.norm(x)
+
+
+def signals(tuner: ToastTuner, z: Tensor) -> list[Tensor]:
+    cosine = (z @ tuner.xi) / (z.norm(dim=-1) * tuner.xi.norm())
+    z = cosine.clamp(0, 1).unsqueeze(-1) * z
+    z = z if tuner.p is None else z @ tuner.p
+    td = []
+    for layer in reversed(range(tuner.backbone.depth)):
+        a, b = maps(tuner, layer)
+        z = z @ a.t()
+        td.insert(0, z @ b.t())
+    return td
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_second_pass_is_the_formula(tiny: ViT, batch: Batch, variant: str) -> None:
+    tuner = attach(tiny, variant=variant)
+    disturb(tuner, 0.3)
+    with torch.no_grad():
+        first = tokens_of(tiny, batch["pixels"])
+        td = signals(tuner, first)
+        second = tokens_of(tiny, batch["pixels"], td)
+        found = tuner(batch)
+    assert torch.allclose(found.tokens, second, atol=1e-4)
+    assert torch.allclose(found.logits, tiny.classify(second[:, 0]), atol=1e-4)
+    assert not torch.allclose(second, first, atol=1e-2)
+    # the order of the layers is not interchangeable
+    with torch.no_grad():
+        assert not torch.allclose(tokens_of(tiny, batch["pixels"], td[::-1]), second, atol=1e-2)
+
+
+def test_tokens_on_the_far_side_of_xi_send_no_signal(tiny: ViT, batch: Batch) -> None:
+    tuner = attach(tiny)
+    disturb(tuner)
+    with torch.no_grad():
+        z = tiny(batch).tokens if not tuner.switch.enabled else tuner._first_pass(batch)
+        first = tuner._feed_back(z)[0]
+    near = (z @ tuner.xi) > 0
+    assert near.any()
+    assert (~near).any()
+    assert (first[~near] == 0).all()
+    assert (first[near].abs().sum(-1) > 0).all()
+
+
+def test_beside_two_passes_there_are_three_square_maps_a_block(tiny: ViT, batch: Batch) -> None:
+    def products(network: object) -> int:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            network(batch)
+        return counter.get_total_flops()
+
+    base = products(tiny)
+    full = attach(tiny)
+    tokens = len(batch["pixels"]) * tiny.layout.total
+    square = 2 * tokens * 24 * 24
+    # A, B and the value's rows of the fused map, not all of its rows
+    assert products(full) == 2 * base + 3 * square * tiny.depth
+    full.detach()
+    lite = attach(tiny, variant="lite", rank=2)
+    low = 2 * 2 * tokens * 24 * 2
+    assert products(lite) == 2 * base + (3 * square + 2 * low) * tiny.depth + square
+
+
+def test_tokens_that_another_tuner_puts_in_are_fed_back_too(tiny: ViT, batch: Batch) -> None:
+    tuner = attach(tiny)
+    disturb(tuner)
+    without, other = logits(tuner, batch), Switch()
+    extra = torch.randn(3, 24)
+    tiny.insert_tokens("prompts", 3, lambda b: extra.expand(b, 3, 24), other)
+    features = tuner(batch)
+    assert features.tokens.shape[1] == 20
+    assert [len(z[0]) for z in tuner._pass.signals] == [20, 20]
+    assert not torch.allclose(features.logits, without, atol=1e-3)
+    other.release()
+    assert torch.equal(logits(tuner, batch), without)
+
+
+# --- the start and the way from it --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("init", ["identity", "normal"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_all_that_is_trained_moves_within_two_steps(
+    tiny: ViT, batch: Batch, variant: str, init: str
+) -> None:
+    tuner = attach(tiny, variant=variant, init=init)
+    tuner.start()
+    trained = tuner.trainable()
+    before = {n: t.parameter.detach().clone() for n, t in trained.items()}
+    frozen = {n: t.clone() for n, t in tuner.frozen().items()}
+    train(tuner, batch, steps=2)
+    still = [n for n, t in trained.items() if torch.equal(t.parameter, before[n])]
+    assert still == []
+    assert len(frozen) == (4 if variant == "lite" else 0)
+    assert all(torch.equal(tuner.frozen()[n], t) for n, t in frozen.items())
+
+
+def test_the_start_turns_xi_to_the_side_of_the_tokens(batch: Batch) -> None:
+    backbone = open_backbone("gist_vit_nano")
+    shares = {}
+    for started in (False, True):
+        found = []
+        for seed in range(8):
+            torch.manual_seed(seed)
+            tuner = Toast().attach(backbone, head=False).eval()
+            if started:
+                tuner.start()
+            with torch.no_grad():
+                z = tuner._first_pass({"pixels": torch.rand(4, 3, *backbone.image_size)})
+            found.append((tuner._select(z) > 0).float().mean().item())
+            tuner.detach()
+        shares[started] = min(found)
+    assert shares[False] < 0.2
+    assert shares[True] > 0.4
+
+
+def test_a_low_rank_above_the_width_is_refused(tiny: ViT) -> None:
+    with pytest.raises(Refused, match="only 24 features"):
+        attach(tiny, variant="lite", rank=25)
+
+
+@pytest.mark.parametrize(
+    "options", [{"rank": 8}, {"alpha": 2.0}, {"reconstruction": -1}, {"variant": "late"}]
+)
+def test_options_without_meaning_are_refused(options: dict) -> None:
+    with pytest.raises(ValidationError):
+        Toast(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "label"),
+    [
+        ({}, "toast (no pre-tuning)"),
+        ({"variant": "lite"}, "toast (lite, no pre-tuning)"),
+        ({"reconstruction": 0.1}, "toast (pre-tuning)"),
+        ({"weights": "runs/feedback"}, "toast"),
+        ({"variant": "lite", "weights": "runs/feedback"}, "toast (lite)"),
+    ],
+)
+def test_a_run_without_pre_tuning_says_so(options: dict, label: str) -> None:
+    assert Toast(**options).label() == label
+
+
+# --- precision, memory, other tuners ------------------------------------------------------------
+
+
+def test_under_autocast_the_first_pass_takes_no_gradient_from_the_second(
+    tiny: ViT, batch: Batch
+) -> None:
+    tuner = attach(tiny)
+    disturb(tuner)
+    full = gradients(tuner, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = gradients(tuner, batch)
+    assert low.keys() == full.keys()
+    for name in ("head.weight", "xi", "feedback.0.b"):
+        assert F.cosine_similarity(low[name].flatten(), full[name].flatten(), dim=0) > 0.95, name
+
+
+def test_signals_stay_until_the_step_is_over_and_no_longer(tiny: ViT, batch: Batch) -> None:
+    tuner = attach(tiny, reconstruction=0.1)
+    with tuner.step():
+        tuner(batch)
+        assert len(tuner._pass.signals) == len(tuner._pass.outputs) == 2
+    assert not tuner._pass.signals
+    assert not tuner._pass.outputs
+    with torch.no_grad():
+        tuner(batch)
+    assert not tuner._pass.signals
+
+
+def test_nobody_else_can_drive_the_network(tiny: ViT, batch: Batch) -> None:
+    tuner = attach(tiny)
+    other = Gift(rank=2).attach(tiny, head=False).eval()
+    for network in (tiny, other):
+        with pytest.raises(NotSupported, match="two passes"):
+            logits(network, batch)
+        with tuner.disabled():
+            logits(network, batch)
+    logits(tuner, batch)
+
+
+class WithoutValue(ViT):
+    """A family that knows no map to the value."""
+
+    def all_sites(self) -> list[Site]:
+        return [site for site in super().all_sites() if site.role != "value"]
+
+
+class Bypassed(ViT):
+    """A family that reads the weights of its fused maps."""
+
+    def all_sites(self) -> list[Site]:
+        return [dataclasses.replace(s, parent=self.timm) for s in super().all_sites()]
+
+
+class Windowed(ViT):
+    """A family whose blocks do not see one sequence."""
+
+    def carry_tokens(self, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("family", "reason"),
+    [(WithoutValue, "0 in 2 blocks"), (Bypassed, "instead of calling"), (Windowed, "one sequence")],
+)
+def test_families_that_cannot_carry_it_are_refused(
+    tiny: ViT, family: type[ViT], reason: str
+) -> None:
+    with pytest.raises(NotSupported, match=reason):
+        attach(family(tiny.model, tiny.origin))
+
+
+# --- the pre-tuning stage -----------------------------------------------------------------------
+
+
+def reconstruction(tuner: ToastTuner, batch: Batch, denominator: float) -> Tensor:
+    losses = Classification(tuner)(batch, denominator)
+    return losses.parts["reconstruction"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_reconstruction_is_that_of_every_blocks_input(
+    tiny: ViT, batch: Batch, variant: str
+) -> None:
+    tuner = attach(tiny, reconstruction=0.3, variant=variant)
+    disturb(tuner)
+    seen: dict[str, Tensor] = {}
+    handles = []
+    for i, block in enumerate(tiny.blocks):
+        # the second pass comes last
+        handles.append(
+            block.register_forward_hook(
+                lambda _, args, y, i=i: seen.update({f"in{i}": args[0], f"out{i}": y})
+            )
+        )
+    found = reconstruction(tuner, batch, 6.0)
+    expected = sum(
+        (seen[f"out{i}"] @ maps(tuner, i)[0].t() - seen[f"in{i}"]).square().mean() for i in (0, 1)
+    )
+    for handle in handles:
+        handle.remove()
+    assert torch.allclose(found, 0.3 * expected, rtol=1e-4)
+    with torch.no_grad():
+        assert tuner.auxiliary(tuner(batch), batch, torch.sum) == {}
+
+
+def test_the_reconstruction_of_micro_batches_adds_up(tiny: ViT, batch: Batch) -> None:
+    tuner = attach(tiny, reconstruction=0.3)
+    disturb(tuner)
+    whole = reconstruction(tuner, batch, 6.0)
+    parts = [{key: value[s] for key, value in batch.items()} for s in (slice(2), slice(2, 6))]
+    assert torch.allclose(sum(reconstruction(tuner, p, 6.0) for p in parts), whole, rtol=1e-4)
+
+
+def test_the_reconstruction_trains_a_alone_and_leaves_the_blocks_be(
+    tiny: ViT, batch: Batch
+) -> None:
+    tuner = attach(tiny, reconstruction=0.3)
+    disturb(tuner)
+    objective = Classification(tuner)
+    features = tuner(batch)
+    term = tuner.auxiliary(features, batch, lambda z: F.cross_entropy(z, batch["labels"]))
+    term["reconstruction"].backward()
+    dry = {n for n, t in objective.tuner.trainable().items() if t.parameter.grad is None}
+    assert dry == set(tuner.trainable()) - {"feedback.0.a", "feedback.1.a"}
+
+
+# torch hides this warning about the signals by itself, unless warnings are errors
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+def test_checkpointed_and_compiled_passes_reconstruct_the_same(tiny: ViT, batch: Batch) -> None:
+    tuner = attach(tiny, reconstruction=0.3)
+    disturb(tuner)
+
+    def gradients_of(objective: Classification) -> dict[str, Tensor]:
+        objective(batch, 6.0).total.backward()
+        trained = tuner.trainable()
+        found = {n: t.parameter.grad.clone() for n, t in trained.items()}
+        for each in trained.values():
+            each.parameter.grad = None
+        return found
+
+    objective = Classification(tuner)
+    plain = gradients_of(objective)
+    tiny.timm.set_grad_checkpointing(True)
+    again = gradients_of(objective)
+    assert not tuner._pass.recording
+    tiny.timm.set_grad_checkpointing(False)
+    tiny.compile(backend="eager", fullgraph=True)
+    compiled = gradients_of(objective)
+    for name, gradient in plain.items():
+        assert torch.allclose(again[name], gradient, atol=1e-5), name
+        assert torch.allclose(compiled[name], gradient, atol=1e-5), name
+
+
+# --- weights ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def feedback(tiny: ViT, tmp_path: Path) -> Path:
+    """A file with a feedback path, without a description beside it."""
+    tuner = attach(tiny)
+    disturb(tuner, 0.3)
+    save_file(tuner.state(), tmp_path / "tuner.safetensors")
+    tuner.detach()
+    return tmp_path / "tuner.safetensors"
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_fresh_training_starts_from_the_weights(
+    tiny: ViT, batch: Batch, feedback: Path, variant: str
+) -> None:
+    base = logits(tiny, batch)
+    tuner = attach(tiny, variant=variant, weights=feedback)
+    assert torch.allclose(logits(tuner, batch), base, atol=1e-6)
+    tuner.start()
+    stored = load_file(feedback)
+    assert torch.equal(tuner.xi, stored["xi"])
+    for layer in (0, 1):
+        a, b = maps(tuner, layer)
+        assert torch.equal(a, stored[f"feedback.{layer}.a"])
+        assert torch.equal(b, stored[f"feedback.{layer}.b"])
+    assert not torch.allclose(logits(tuner, batch), base, atol=1e-3)
+
+
+def test_lite_keeps_the_frozen_maps_in_its_state_and_out_of_its_counts(
+    tiny: ViT, batch: Batch, feedback: Path
+) -> None:
+    tuner = attach(tiny, variant="lite", weights=feedback)
+    tuner.start()
+    disturb(tuner)
+    tuned, state = logits(tuner, batch), {n: t.clone() for n, t in tuner.state().items()}
+    assert set(state) - set(tuner.trainable()) == set(tuner.frozen())
+    assert set(tuner.frozen()) == {f"feedback.{i}.{m}" for i in (0, 1) for m in "ab"}
+    assert {id(p) for p in tuner.parameters()}.isdisjoint(id(t) for t in tuner.frozen().values())
+    tuner.detach()
+    feedback.unlink()
+    other = attach(tiny, variant="lite", weights=feedback)
+    assert not torch.allclose(logits(other, batch), tuned, atol=1e-2)
+    other.load_state(state)
+    assert torch.equal(logits(other, batch), tuned)
+    del state["feedback.1.b"]
+    with pytest.raises(WeightsError, match=r"missing feedback\.1\.b"):
+        other.load_state(state)
+
+
+def test_weights_that_do_not_fit_are_refused(tiny: ViT, feedback: Path) -> None:
+    tuner = attach(tiny, weights=feedback)
+    stored = load_file(feedback)
+    save_file({**stored, "xi": torch.zeros(7)}, feedback)
+    with pytest.raises(WeightsError, match=r"xi has shape \[7\], expected \[24\]"):
+        tuner.start()
+    save_file({n: t for n, t in stored.items() if n != "feedback.1.a"}, feedback)
+    with pytest.raises(WeightsError, match=r"feedback\.1\.a is missing"):
+        tuner.start()
+    save_file({**stored, "p": torch.eye(24)}, feedback)
+    with pytest.raises(WeightsError, match="variant lite"):
+        tuner.start()
+    save_file(stored, feedback)
+    feedback.with_name("tuner.json").write_text('{"backbone": {"fingerprint": "0123"}}')
+    with pytest.raises(BaseMismatch, match="another backbone"):
+        tuner.start()
+    feedback.with_name("tuner.json").write_text("[]")
+    with pytest.raises(WeightsError, match="cannot be read"):
+        tuner.start()
+    feedback.unlink()
+    with pytest.raises(NotFound, match="does not exist"):
+        tuner.start()
+
+
+def test_weights_in_a_recipe_are_relative_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "sub" / "r.yaml"
+    path.parent.mkdir()
+    text = "model: {name: gist_vit_nano}\ndata: {path: digits}\n"
+    path.write_text(text + "method: {name: toast, weights: ../feedback}\n")
+    recipe = load_recipe(path)
+    assert recipe.method["weights"] == str(tmp_path / "feedback")
+    assert recipe.build_method().weights == tmp_path / "feedback"
+
+
+def recipe(method: dict) -> Recipe:
+    return Recipe.model_validate(
+        {
+            "model": {"name": "gist_vit_nano"},
+            "data": {"path": "digits", "shots": 4},
+            "method": {"name": "toast", **method},
+            "train": {"max_steps": 3, "batch_size": 16, "device": "cpu"},
+            "eval": {"every": "none"},
+        }
+    )
+
+
+def test_both_stages_run_and_the_second_outlives_the_first(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    result = run.finetune(recipe({"reconstruction": 0.1}), output=first)
+    assert result["method"] == "toast (pre-tuning)"
+    assert "train/loss/reconstruction" in (first / "metrics.jsonl").read_text()
+    task = recipe({"variant": "lite", "weights": str(first)})
+    result = run.finetune(task, output=second)
+    assert result["method"] == "toast (lite)"
+    assert "train/loss/reconstruction" not in (second / "metrics.jsonl").read_text()
+    started = load_file(first / "tuner.safetensors")
+    kept = load_file(second / "tuner.safetensors")
+    assert torch.equal(kept["feedback.3.a"], started["feedback.3.a"])
+    assert not torch.equal(kept["xi"], started["xi"])
+    shutil.rmtree(first)
+    assert run.evaluate(second)["metrics"]["test/loss"] == pytest.approx(
+        result["metrics"]["test/loss"], rel=1e-5
+    )
+    assert run.finetune(task, output=second)["metrics"] == result["metrics"]
+    with pytest.raises(NotFound, match="first"):
+        run.finetune(task, output=tmp_path / "third")
+    assert not (tmp_path / "third").exists()
