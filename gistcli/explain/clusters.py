@@ -2,12 +2,15 @@
 
 A tuned site writes its update into the columns of C = W phi (d_out, M). Each column is a soft
 cluster of tokens, and the map of a site is y C, with y the tuned site's own output (bias
-included), at the patch tokens only. Shape suffixes: B = images, T = tokens, O = d_out,
-M = clusters, L = sites, N = patches = h w.
+included), at the patch tokens only. Where a network coarsens its grid, the maps of the later stages
+are resampled bilinearly to the finest grid among the chosen sites. Shape suffixes: B = images,
+O = d_out, M = clusters, L = sites, h and w = rows and columns of patches.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from gistcli.backbones.sites import Site
 from gistcli.errors import NotSupported, UnknownName, WeightsError
@@ -24,6 +28,8 @@ from gistcli.methods.base import Tuner
 
 CHUNK = 16
 """Images in one forward pass: the outputs of all sites are held at once."""
+BLOCK_PATH = r"^.*\.\d+\."
+"""What stands before a site's name within its block; its last number need not be the layer's."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +37,7 @@ class ClusterMaps:
     """Raw, signed maps of some images.
 
     Attributes:
-        maps: (B, L, M, h, w) float32, not scaled, in the units of y C.
+        maps: (B, L, M, h, w) float32, not scaled, in the units of y C, on one grid.
         layers: block number of each of the L sites; one block can have several sites.
         names: name of each of the L sites.
         depth: number of blocks of the network.
@@ -52,12 +58,9 @@ class ClusterMaps:
     def label(self, site: int) -> str:
         """`layer 5`, with what stands behind the block's number where a block has several sites."""
         layer, name = self.layers[site], self.names[site]
-        several = Counter(self.layers)[layer] > 1
-        return (
-            f"layer {layer} {name.partition(f'.{layer}.')[2] or name}"
-            if several
-            else (f"layer {layer}")
-        )
+        if Counter(self.layers)[layer] == 1:
+            return f"layer {layer}"
+        return f"layer {layer} {re.sub(BLOCK_PATH, '', name)}"
 
     def sites_of(self, layers: Sequence[int] | None) -> list[int]:
         """Positions on the L axis of the sites in some layers; None means all.
@@ -84,7 +87,7 @@ class ClusterMaps:
 
 
 def cluster_maps(tuner: Tuner, pixels: Tensor, layers: Sequence[int] | None = None) -> ClusterMaps:
-    """The maps y C of some images at the tuned sites.
+    """The maps y C of some images at the tuned sites, on the finest grid of those sites.
 
     Args:
         tuner: attached, with its trained state.
@@ -92,7 +95,8 @@ def cluster_maps(tuner: Tuner, pixels: Tensor, layers: Sequence[int] | None = No
         layers: block numbers from 0, negative ones from the end; None means all tuned ones.
 
     Raises:
-        NotSupported: the method has no clusters, or sites with different numbers of them.
+        NotSupported: the method has no clusters, sites with different numbers of them, or a
+            network without a grid of patches.
         UnknownName: a layer that has no tuned site.
         WeightsError: maps that are not finite.
     """
@@ -129,12 +133,20 @@ def _maps_of(
     reference = next(tuner.backbone.model.parameters())
     with tuner.backbone.capture(sites) as seen:
         features = tuner({"pixels": pixels.to(reference)})
-    layout = features.layout
     maps = []
     for site, c_OM in zip(sites, columns, strict=True):
-        y_BNO = seen[site.name][:, layout.patches].float()
-        maps.append((y_BNO @ c_OM).mT.unflatten(-1, layout.grid))
-    return torch.stack(maps, dim=1).cpu(), features.logits.float().cpu()
+        y_BhwO = tuner.backbone.patch_map(site, seen[site.name]).float()
+        maps.append((y_BhwO @ c_OM).movedim(-1, 1))
+    return torch.stack(_on_one_grid(maps), dim=1).cpu(), features.logits.float().cpu()
+
+
+def _on_one_grid(maps: list[Tensor]) -> list[Tensor]:
+    """Maps (B, M, h, w) on the finest grid among them; coarser ones are resampled bilinearly."""
+    finest = max((tuple(m.shape[-2:]) for m in maps), key=math.prod)
+    return [
+        m if tuple(m.shape[-2:]) == finest else F.interpolate(m, finest, mode="bilinear")
+        for m in maps
+    ]
 
 
 def _layer_numbers(layers: Sequence[int] | None, tuned: Sequence[int], depth: int) -> set[int]:

@@ -7,13 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import Tensor
 
 from gistcli.backbones import Switch
+from gistcli.backbones.base import Origin
+from gistcli.backbones.swin import Swin
 from gistcli.errors import NotSupported, UnknownName, WeightsError
 from gistcli.explain.clusters import CHUNK, cluster_maps
 from gistcli.methods.base import Tuner
+from gistcli.methods.gift import Gift
 from gistcli.methods.linear import Linear
 
 PREFIXES = {
@@ -149,3 +153,44 @@ def test_broken_weights_are_refused(make_tuner: Callable[..., Tuner]) -> None:
     tuner.get_parameter("phi.attn_out").data[0, 0] = torch.nan
     with pytest.raises(WeightsError, match="not finite"):
         cluster_maps(tuner, images())
+
+
+@pytest.fixture
+def swin() -> Tuner:
+    """GIFT on a Swin of two stages of two blocks, with grids of 8 x 8 and 4 x 4."""
+    torch.manual_seed(0)
+    model = timm.create_model(
+        "swin_tiny_patch4_window7_224", img_size=32, embed_dim=12, depths=(2, 2),
+        num_heads=(2, 4), window_size=3, num_classes=5,
+    )  # fmt: skip
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    backbone = Swin(model, Origin("tiny", "swin_tiny_patch4_window7_224")).eval()
+    tuner = Gift(rank=4, targets=["attn_out", "fc_out"]).attach(backbone)
+    for trained in tuner.trainable().values():
+        torch.nn.init.normal_(trained.parameter, std=0.2)
+    return tuner
+
+
+def test_maps_of_shifted_windows_are_in_rows_and_columns(swin: Tuner) -> None:
+    maps = cluster_maps(swin, images(), [1])
+    assert maps.maps.shape == (2, 2, 4, 8, 8)
+    assert maps.label(0) == "layer 1 attn.proj"
+    # timm brings y back itself, behind the tuned map: nothing but the windows lies between the two
+    y_BhwO = outputs(swin, "layers.0.blocks.1.drop_path1", images())
+    by_hand = (y_BhwO @ swin.clusters(swin.sites[2])).movedim(-1, 1)
+    torch.testing.assert_close(torch.from_numpy(maps.maps[:, 0]), by_hand)
+
+
+def test_maps_of_coarser_stages_are_resampled_to_the_finest_grid(swin: Tuner) -> None:
+    every, coarse = cluster_maps(swin, images()), cluster_maps(swin, images(), [2, 3])
+    assert every.maps.shape == (2, 8, 4, 8, 8)
+    assert coarse.maps.shape == (2, 4, 4, 4, 4)
+    assert every.layers == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert every.label(4) == "layer 2 attn.proj"
+    corner = coarse.maps[..., 0, 0]
+    np.testing.assert_array_equal(every.maps[:, 4:, :, 0, 0], corner)
+    # four fine patches inside a square of coarse ones: weights 9, 3, 3, 1 sixteenths
+    square = coarse.maps[..., :2, :2].reshape(2, 4, 4, 4)
+    weighted = square @ (np.array([9, 3, 3, 1], np.float32) / 16)
+    np.testing.assert_allclose(every.maps[:, 4:, :, 1, 1], weighted, rtol=1e-4, atol=1e-6)
