@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from gistcli.backbones.layout import Features
 from gistcli.data.augment import shuffled
 from gistcli.evaluate.classify import EvaluationSplit, run_over
 from gistcli.methods.base import Tuner
@@ -89,17 +90,24 @@ class FeatureSplit:
     def pooled(self) -> Tensor:
         """(N, D) float32 on the device, in the order of the split."""
         if self._split is not None:
-            rows = run_over(
+            run_over(
                 self._tuner,
                 self._split,
                 self._batch_size,
-                lambda batch, features: features.pooled.float(),
+                self._keep,
                 precision=self._precision,
                 reporter=self._reporter,
                 phase="features",
             )
-            self._pooled, self._split = torch.cat(rows), None
+            self._split = None
         return self._pooled
+
+    def _keep(self, batch: Mapping[str, Tensor], features: Features) -> None:
+        """Copies: `features.pooled` may be a view that would keep all tokens alive."""
+        shape = (len(self), features.pooled.shape[-1])
+        if self._pooled.shape != shape:
+            self._pooled = features.pooled.new_empty(shape, dtype=torch.float32)
+        self._pooled[batch["index"]] = features.pooled.float()
 
 
 def differs_in_training(model: nn.Module) -> list[str]:

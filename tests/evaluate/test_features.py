@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 
 import pytest
@@ -111,6 +112,21 @@ def test_an_embedding_under_autocast_is_kept_as_it_was_computed(
     assert torch.equal(predict(linear, rounded, 50, precision="bf16").logits, expected)
     exact = FeatureSplit(digits, linear, 50)
     assert not torch.equal(predict(linear, exact, 50, precision="bf16").logits, expected)
+
+
+def test_the_tokens_of_earlier_batches_are_let_go(linear: Tuner, digits: ImageSplit) -> None:
+    whole = 10 * 17 * 24 * 4  # bytes of the tokens of a batch, of which the class token is a view
+    alive: list[int] = []
+
+    class Listener(Reporter):
+        def advance(self, phase: str, units: int = 1, **figures: float) -> None:
+            storages = [o.untyped_storage() for o in gc.get_objects() if type(o) is Tensor]
+            alive.append(len({s.data_ptr() for s in storages if s.nbytes() == whole}))
+
+    features = FeatureSplit(digits, linear, 10, reporter=Listener())
+    assert features.pooled().untyped_storage().nbytes() == 50 * 24 * 4
+    assert len(alive) == 5
+    assert 0 < alive[0] == alive[-1]
 
 
 @pytest.mark.parametrize(
