@@ -215,8 +215,8 @@ def _points(method: Adapter, backbone: Backbone) -> list[Point]:
         pooling = [str(point.layer) for point in points if not point.aligned]
         if pooling:
             raise NotSupported(
-                f"adapter with variant {method.variant} reads the residual, but block "
-                f"{', '.join(pooling)} of {backbone.architecture} pools its tokens on the way.",
+                f"adapter with variant {method.variant} reads the residual, but "
+                f"{backbone.architecture} pools its tokens in block {', '.join(pooling)}.",
                 "Use method.variant houlsby, pfeiffer, adaptformer or adapter_plus.",
             )
     return points

@@ -190,7 +190,9 @@ def test_a_block_that_pools_is_refused_where_the_residual_is_read(
     if variant != "parallel":
         Adapter(variant=variant).attach(tiny).detach()  # type: ignore[arg-type]
         return
-    with pytest.raises(NotSupported, match="reads the residual, but block 1 of"):
+    with pytest.raises(
+        NotSupported, match=r"reads the residual, but .* pools its tokens in block 1\."
+    ):
         Adapter(variant="parallel").attach(tiny)
     Adapter(variant="parallel", layers=[0]).attach(tiny)
 
