@@ -98,9 +98,11 @@ def _build(source: Source, options: Mapping[str, Any], *, meta: bool) -> Any:
             return timm.create_model(name, pretrained=True, **options)
         except (RuntimeError, KeyError, TypeError, AssertionError) as error:
             reason = str(error).strip().replace("\n\t", " ")
+            hint = "Check config.json beside the weights (architecture, num_classes, model_args)."
+            if "img_size" in options and "pos_embed" in reason:  # Hiera's is not resampled
+                hint = "Its position embedding is of one image size: leave model.img_size out."
             raise WeightsError(
-                f"{weights} does not fit {source.architecture}: {reason}",
-                "Check config.json beside the weights (architecture, num_classes, model_args).",
+                f"{weights} does not fit {source.architecture}: {reason}", hint
             ) from error
 
 
