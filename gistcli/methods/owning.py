@@ -59,14 +59,17 @@ class OwnedParameters:
                     mixed.setdefault(module, []).append(last)
                     dtypes[module] = dtype
         owned = {(module, last) for places in self._places.values() for module, last in places}
+        read_by = {site.module: site.parent for site in self._backbone.all_sites() if site.parent}
         for module, lasts in mixed.items():
-            if _parameters_within(module) <= owned:
+            leaf = next(module.children(), None) is None
+            if leaf and module not in read_by and _parameters_within(module) <= owned:
                 self._cast_around(module, dtypes[module], keep_output=keep_output)
             else:
-                self._cast_down(module, dtypes[module], lasts)
+                reader = read_by.get(module, module)
+                self._cast_down(module, dtypes[module], lasts, reader)
 
     def _cast_around(self, module: nn.Module, dtype: torch.dtype, *, keep_output: bool) -> None:
-        """A module that is owned as a whole computes in float32."""
+        """A layer that is owned as a whole computes in float32."""
 
         def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
             if not self._inside or torch.is_autocast_enabled(args[0].device.type):
@@ -81,10 +84,15 @@ class OwnedParameters:
 
             self._casts.append(module.register_forward_hook(after))
 
-    def _cast_down(self, module: nn.Module, dtype: torch.dtype, lasts: Sequence[str]) -> None:
-        """A module that is owned in part computes in its own dtype, with casts of what is owned."""
+    def _cast_down(
+        self, module: nn.Module, dtype: torch.dtype, lasts: Sequence[str], reader: nn.Module
+    ) -> None:
+        """Other modules compute in their own dtype, with casts of what is owned.
 
-        def before(module: nn.Module, args: tuple[Any, ...]) -> None:
+        `reader` is the module itself, or the one that reads its weight and never calls it.
+        """
+
+        def before(_: nn.Module, args: tuple[Any, ...]) -> None:
             if not self._inside or torch.is_autocast_enabled(args[0].device.type):
                 return
             for last in lasts:
@@ -93,13 +101,13 @@ class OwnedParameters:
                 # an instance attribute hides the Parameter, which keeps its place
                 module.__dict__[last] = parameter.to(dtype)
 
-        def after(module: nn.Module, args: tuple[Any, ...], y: Any) -> None:
+        def after(_: nn.Module, args: tuple[Any, ...], y: Any) -> None:
             for last in lasts:
                 module.__dict__.pop(last, None)
 
         self._casts += [
-            module.register_forward_pre_hook(before),
-            module.register_forward_hook(after, always_call=True),
+            reader.register_forward_pre_hook(before),
+            reader.register_forward_hook(after, always_call=True),
         ]
 
     def items(self) -> Iterator[tuple[str, tuple[nn.Parameter, Literal["method", "head"]]]]:

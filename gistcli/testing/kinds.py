@@ -10,6 +10,7 @@ from typing import Any
 
 import timm
 import torch
+import transformers
 from torch import Tensor, nn
 
 from gistcli import registry
@@ -18,6 +19,18 @@ from gistcli.backbones.base import Origin
 
 CLASSES, IMAGES = 5, 6
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
+SWIN = {
+    "img_size": 32, "patch_size": 4, "embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4),
+    "window_size": 4, "drop_path_rate": 0.0,
+}  # fmt: skip
+HIERA = {
+    "img_size": 32, "embed_dim": 24, "num_heads": 2, "stages": (1, 2, 1), "q_pool": 2,
+    "mask_unit_size": (4, 4), "mask_unit_attn": (True, True, False),
+}  # fmt: skip
+HUGGING_FACE = {
+    "image_size": 32, "patch_size": 8, "hidden_size": 24, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "intermediate_size": 48, "mlp_ratio": 2, "num_labels": 5,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,8 +84,15 @@ def _timm(architecture: str, args: dict[str, Any]) -> nn.Module:
     return network
 
 
+def _transformers(architecture: str, args: dict[str, Any]) -> nn.Module:
+    kind = getattr(transformers, architecture)
+    network: nn.Module = kind(kind.config_class(**args))
+    return network
+
+
 def _kind(name: str, family: str, architecture: str, **args: Any) -> Kind:
-    return Kind(name, family, architecture, tuple(args.items()), _timm)
+    build = _transformers if family == "hf_vit" else _timm
+    return Kind(name, family, architecture, tuple(args.items()), build)
 
 
 KINDS = {
@@ -84,6 +104,20 @@ KINDS = {
         _kind("SigLIP", "vit", "vit_base_patch16_siglip_224", **VIT),
         _kind("CLIP", "vit", "vit_base_patch16_clip_224", **VIT),
         _kind("DeiT distilled", "vit", "deit_tiny_distilled_patch16_224", **VIT),
+        _kind("EVA02", "eva", "eva02_tiny_patch14_224", **VIT),
+        _kind("DINOv3", "eva", "vit_small_patch16_dinov3", **VIT),
+        _kind("BEiT", "beit", "beit_base_patch16_224", **VIT),
+        _kind("Swin", "swin", "swin_tiny_patch4_window7_224", **SWIN),
+        _kind("Swin V2", "swin", "swinv2_tiny_window8_256", **SWIN),
+        _kind("Hiera", "hiera", "hiera_tiny_224", **HIERA),
+        _kind("Hugging Face ViT", "hf_vit", "ViTForImageClassification", **HUGGING_FACE),
+        _kind(
+            "Hugging Face DINOv2",
+            "hf_vit",
+            "Dinov2WithRegistersForImageClassification",
+            **HUGGING_FACE,
+            num_register_tokens=3,
+        ),
     )
 }
 

@@ -1,0 +1,21 @@
+"""The pairs that `attach` refuses, with a word of the reason. This list may only get shorter."""
+
+WINDOWS = "attends within"
+SEQUENCE = "one sequence with the grid of patches"
+WIDTHS = "one width in all blocks"
+READ = "is never called"
+
+REFUSED: dict[str, dict[str, str]] = {
+    "convpass": {"Swin": SEQUENCE, "Swin V2": SEQUENCE, "Hiera": SEQUENCE},
+    "fact": {"EVA02": "squares of one width"},
+    "ssf": {"EVA02": READ, "BEiT": READ, "Swin V2": READ},
+    "toast": {
+        "EVA02": "reads the weight",
+        "BEiT": "reads the weight",
+        "Swin": WIDTHS,
+        "Swin V2": WIDTHS,
+        "Hiera": WIDTHS,
+    },
+    "vpt": {"Swin": WINDOWS, "Swin V2": WINDOWS, "Hiera": WINDOWS},
+}
+"""Method -> kind of backbone -> part of the message."""
