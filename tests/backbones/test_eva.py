@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,8 @@ from timm.models import save_for_hf
 from timm.models.eva import EvaBlockPostNorm
 from torch import Tensor, nn
 
-from gistcli.artifacts.merge import merge_timm
 from gistcli.artifacts.plan import plan_merge
-from gistcli.artifacts.timm_export import tuned_config
-from gistcli.artifacts.verify import Reference
+from gistcli.artifacts.timm_export import backbone_args, timm_config
 from gistcli.backbones import Backbone, Switch, open_backbone
 from gistcli.backbones.base import Origin
 from gistcli.backbones.eva import EvaViT
@@ -140,9 +139,12 @@ def test_a_merged_folder_loads_in_timm(tmp_path: Path, size: int) -> None:
     pixels = torch.randn(2, 3, size, size)
     with torch.no_grad():
         expected = tuner({"pixels": pixels}).logits
-    config = tuned_config(backbone, ["ant", "bee", "cat"], backbone.data_config())
+    args, cfg = backbone_args(backbone.origin.config), backbone.model.pretrained_cfg
+    config = timm_config(architecture, cfg, list("abc"), backbone.data_config(), args)
     folder = tmp_path / "merged"
-    merge_timm(plan_merge(tuner), config, folder, reference=Reference(pixels, expected))
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    plan_merge(tuner).write(folder / "model.safetensors")
     with torch.no_grad():
         theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
         assert torch.allclose(theirs(pixels), expected, atol=1e-5)

@@ -31,7 +31,7 @@ NEW = [
     _kind("EVA", "eva", "eva_giant_patch14_224"),
     _kind("EVA02", "eva", "eva02_tiny_patch14_224"),
     _kind("EVA02 CLIP", "eva", "eva02_base_patch16_clip_224"),
-    _kind("DINOv3", "eva", "vit_small_patch16_dinov3_qkvb"),
+    _kind("DINOv3 with biases", "eva", "vit_small_patch16_dinov3_qkvb"),
     _kind("RoPE", "eva", "vit_small_patch16_rope_mixed_ape_224"),
     _kind("RoPE registers", "eva", "vit_medium_patch16_rope_reg1_gap_256"),
     _kind("Perception Encoder", "eva", "vit_pe_core_tiny_patch16_384"),
