@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -108,11 +109,13 @@ def _build(source: Source, options: Mapping[str, Any], *, meta: bool) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """timm logs what it loads; the start-up summary says it better."""
+    """timm logs what it loads (the start-up summary says it better) and warns as it resamples."""
     logger = logging.getLogger("timm")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"timm\.layers\.interpolate")
+            yield
     finally:
         logger.setLevel(level)
