@@ -40,7 +40,8 @@ class Fact(Method):
     recommended: ClassVar[Mapping[str, Recommended]] = {"vision": Recommended(3e-3, 3e-3, 1e-4)}
 
     variant: Literal["tt", "tk"] = "tt"
-    """tt: a matrix S for every slice; tk: these matrices are factored once more."""
+    """tt: a matrix S for every slice; tk: these are factored once more. tt at its largest published
+    rank is smaller than tk at its own, and a product of fewer factors is easier to train."""
     rank: Annotated[int, Field(ge=1)] = 16
     """R. The paper's largest is 16 for tt and 32 for tk."""
     scale: Annotated[float, Field(gt=0)] = 1.0
