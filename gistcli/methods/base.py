@@ -198,9 +198,17 @@ class Tuner(nn.Module):
         return set()
 
     def auxiliary(
-        self, features: Features, batch: Mapping[str, Tensor], criterion: Criterion
+        self, features: Features, batch: Mapping[str, Tensor], criterion: Criterion, share: float
     ) -> dict[str, Tensor]:
-        """Further losses by name, each already weighted."""
+        """Further losses by name, each already weighted.
+
+        Args:
+            features: of the forward pass just made.
+            batch: the micro-batch.
+            criterion: (B, K) logits -> the task's own loss on them, as a share of the window's.
+            share: the micro-batch's part of all units of the window; a mean over the micro-batch
+                times this adds up to the mean over the window.
+        """
         return {}
 
     def require_trainable(self) -> None:

@@ -59,7 +59,9 @@ class OwnedParameters:
                     mixed.setdefault(module, []).append(last)
                     dtypes[module] = dtype
         owned = {(module, last) for places in self._places.values() for module, last in places}
-        read_by = {site.module: site.parent for site in self._backbone.all_sites() if site.parent}
+        read_by: dict[nn.Module, nn.Module] = {
+            site.module: site.parent for site in self._backbone.all_sites() if site.parent
+        }
         for module, lasts in mixed.items():
             leaf = next(module.children(), None) is None
             if leaf and module not in read_by and _parameters_within(module) <= owned:

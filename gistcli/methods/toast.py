@@ -22,7 +22,6 @@ it, it stays behind prompt tuning (reviews of the paper). Both stages are runs:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -231,7 +230,7 @@ class ToastTuner(Tuner):
         ]
 
     def auxiliary(
-        self, features: Features, batch: Mapping[str, Tensor], criterion: Criterion
+        self, features: Features, batch: Mapping[str, Tensor], criterion: Criterion, share: float
     ) -> dict[str, Tensor]:
         """The weighted reconstruction of every block's input from its output, where gradients are.
 
@@ -244,8 +243,7 @@ class ToastTuner(Tuner):
             F.mse_loss(self.layer(i).descend(found.outputs[i]).float(), found.inputs[i].float())
             for i in range(len(self.feedback))
         ]
-        weight = self.method.reconstruction * _share(features, criterion)
-        return {"reconstruction": weight * torch.stack(errors).sum()}
+        return {"reconstruction": self.method.reconstruction * share * torch.stack(errors).sum()}
 
     # --- the start --------------------------------------------------------------------------
 
@@ -278,17 +276,6 @@ class ToastTuner(Tuner):
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         """All of them, xi included, as in the authors' code."""
         return True
-
-
-def _share(features: Features, criterion: Criterion) -> Tensor:
-    """() the examples of this micro-batch as a share of the window's.
-
-    A criterion is a cross-entropy, summed over the micro-batch and divided by the window: at equal
-    logits for M classes that is the share times log M.
-    """
-    batch, classes = features.logits.shape
-    equal_BM = features.logits.new_zeros(batch, classes + 1)
-    return criterion(equal_BM) / math.log(classes + 1)
 
 
 def _require_carrier(backbone: Backbone) -> int:

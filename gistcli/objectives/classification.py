@@ -41,7 +41,8 @@ class Classification(Objective):
 
         features = self.tuner(batch)
         terms = {"classification": criterion(features.logits)}
-        terms |= self.tuner.auxiliary(features, batch, criterion)
+        share = self.count(batch) / denominator
+        terms |= self.tuner.auxiliary(features, batch, criterion, share)
         logits_BK = features.logits.detach()
         right = (logits_BK.argmax(dim=-1) == labels_B).sum() / denominator
         return Losses(

@@ -48,8 +48,16 @@ def open_model(
     )
 
 
-def assemble(recipe: Recipe, classes: Sequence[str] | int, *, meta: bool = False) -> Assembly:
+def assemble(
+    recipe: Recipe, classes: Sequence[str] | int, *, meta: bool = False, fresh: bool = True
+) -> Assembly:
     """Backbone, new head, method; the same for the same seed.
+
+    Args:
+        recipe: resolved.
+        classes: their names, or how many.
+        meta: without weights, for counts.
+        fresh: no trained state will be loaded: a method that starts from files reads them.
 
     Raises:
         GistError: whatever keeps the model or the method from being built.
@@ -59,7 +67,7 @@ def assemble(recipe: Recipe, classes: Sequence[str] | int, *, meta: bool = False
     backbone.reset_head(classes if isinstance(classes, int) else len(classes), recipe.seed)
     torch.manual_seed(recipe.seed)
     tuner = method.attach(backbone)
-    if not meta:
+    if fresh and not meta:
         tuner.start()
     return Assembly(method, backbone, tuner)
 

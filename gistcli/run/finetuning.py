@@ -27,6 +27,7 @@ from gistcli.run.features import Split, with_features
 from gistcli.run.methods import method_info
 from gistcli.run.placing import Place, settle
 from gistcli.run.settings import resolved, say_defaults, training_plan
+from gistcli.train.checkpoint import newest_checkpoint
 from gistcli.train.curves import write_curves
 from gistcli.train.engine import open_accelerator, require_trackers
 from gistcli.train.loop import FitResult, fit
@@ -112,7 +113,7 @@ def prepare(recipe: Recipe, place: Place, reporter: Reporter) -> Job:
     use_pinned = place.resume and pinned.is_file()
     catalog = open_catalog(recipe.data, base=Path.cwd(), pinned=pinned if use_pinned else None)
     say_catalog(catalog, reporter)
-    assembly = assemble(recipe, catalog.classes)
+    assembly = assemble(recipe, catalog.classes, fresh=not _goes_on(place))
     say_parameters(assembly, reporter)
     say_defaults(recipe, reporter)
     preprocess = Preprocess.from_config(assembly.backbone.data_config())
@@ -143,6 +144,13 @@ def prepare(recipe: Recipe, place: Place, reporter: Reporter) -> Job:
         reporter=reporter,
     )
     return job
+
+
+def _goes_on(place: Place) -> bool:
+    """Whether there is a checkpoint to go on from, by the rule of the training loop."""
+    if not place.resume:
+        return False
+    return newest_checkpoint(place.run.checkpoints, lambda _: None) is not None
 
 
 def say_catalog(catalog: Catalog, reporter: Reporter) -> None:

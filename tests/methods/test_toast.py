@@ -325,7 +325,7 @@ def test_the_reconstruction_is_that_of_every_blocks_input(
         handle.remove()
     assert torch.allclose(found, 0.3 * expected, rtol=1e-4)
     with torch.no_grad():
-        assert tuner.auxiliary(tuner(batch), batch, torch.sum) == {}
+        assert tuner.auxiliary(tuner(batch), batch, torch.sum, 1.0) == {}
 
 
 def test_the_reconstruction_of_micro_batches_adds_up(tiny: ViT, batch: Batch) -> None:
@@ -343,7 +343,7 @@ def test_the_reconstruction_trains_a_alone_and_leaves_the_blocks_be(
     disturb(tuner)
     objective = Classification(tuner)
     features = tuner(batch)
-    term = tuner.auxiliary(features, batch, lambda z: F.cross_entropy(z, batch["labels"]))
+    term = tuner.auxiliary(features, batch, torch.sum, 1.0)
     term["reconstruction"].backward()
     dry = {n for n, t in objective.tuner.trainable().items() if t.parameter.grad is None}
     assert dry == set(tuner.trainable()) - {"feedback.0.a", "feedback.1.a"}

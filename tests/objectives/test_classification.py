@@ -90,14 +90,19 @@ def test_unequal_micro_batches_add_up_to_the_gradient_of_the_whole(
 def test_terms_of_the_tuner_join_the_loss_normalised_like_it(
     tuner: Tuner, batch: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def auxiliary(features: Features, batch: dict[str, Tensor], criterion: object) -> object:
-        return {"twice": 2 * criterion(features.logits)}  # type: ignore[operator]
+    def auxiliary(
+        features: Features, batch: dict[str, Tensor], criterion: object, share: float
+    ) -> object:
+        twice = 2 * criterion(features.logits)  # type: ignore[operator]
+        return {"twice": twice, "share": torch.tensor(share)}
 
     monkeypatch.setattr(tuner, "auxiliary", auxiliary)
     losses = Classification(tuner)(batch, 14)
     parts = {n: float(p) for n, p in losses.parts.items()}
     assert parts["twice"] == pytest.approx(2 * parts["classification"])
-    assert losses.total.item() == pytest.approx(3 * parts["classification"])
+    assert parts["share"] == pytest.approx(len(batch["labels"]) / 14)
+    total = 3 * parts["classification"] + parts["share"]
+    assert losses.total.item() == pytest.approx(total)
 
 
 def test_every_parameter_stands_in_the_module_tree_exactly_once(tuner: Tuner) -> None:
