@@ -2,10 +2,10 @@
 
 Run: python tests/benchmarks/grid.py [--methods lora,ssf] [-o LEDGER.jsonl]
 
-For each method: learning rates at the head rate of linear probing, then head rates and weight decay
-at the best of them. A candidate is judged on validation alone, by the mean over the two sets; test
-is never read. One line a run is appended to the ledger, and what stands there is not run again;
-`--show` prints the table of a ledger instead.
+For each method: three learning rates, and further ones as long as the best is the largest or the
+smallest; then a lower head rate and a higher weight decay at the best of them. A candidate is
+judged on validation alone, by the mean over the two sets; test is never read. One line a run is
+appended to the ledger, and what stands there is not run again; `--show` prints the table instead.
 """
 
 from __future__ import annotations
@@ -38,15 +38,9 @@ SETS = {
     "caltech20": ({"path": str(ASSETS / "caltech20"), "shots": 5}, 112),
     "digits": ({"path": "digits", "shots": 30}, 96),
 }
-RATES = {
-    "full": (3e-5, 1e-4, 3e-4, 1e-3),
-    "linear": (1e-3, 3e-3, 1e-2),
-    "bitfit": (1e-3, 3e-3, 1e-2, 3e-2),
-    "layernorm": (1e-3, 3e-3, 1e-2, 3e-2),
-    "ssf": (1e-3, 3e-3, 1e-2, 3e-2),
-    "vpt": (3e-3, 1e-2, 3e-2, 1e-1),
-}
-LORA_LIKE = (3e-4, 1e-3, 3e-3, 1e-2)
+STARTS = {"full": 1e-4, "linear": 3e-3, "vpt": 3e-2}
+"""The middle one of the first three rates, where it is not 3e-3."""
+LADDER = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 HEAD, DECAY, EPOCHS = 3e-3, 1e-4, 10
 Setting = dict[str, float]
 
@@ -125,21 +119,29 @@ class Ledger:
 
 
 def search(ledger: Ledger, method: dict[str, Any]) -> Setting:
-    """The best of: all rates, then all head rates, then two decays."""
-    best: Setting = {"head_lr": HEAD, "weight_decay": DECAY}
-    axes = {
-        "lr": RATES.get(method["name"], LORA_LIKE),
-        "head_lr": (1e-3, HEAD, 1e-2),
-        "weight_decay": (DECAY, 1e-2),
-    }
+    """The best rate, then the better of two head rates, then of two decays."""
     if method["name"] == "linear":
-        del axes["lr"]
-    for key, values in axes.items():
-        candidates = [{**best, key: value} for value in values]
-        for each in candidates:
-            each.setdefault("lr", each["head_lr"])
-        best = max(candidates, key=lambda setting: ledger.judge(method, setting))
-    return best
+        return _best(ledger, method, [_setting(r, head=r) for r in LADDER[4:8]])
+    middle = LADDER.index(STARTS.get(method["name"], 3e-3))
+    low, high = middle - 1, middle + 1
+    while True:
+        best = _best(ledger, method, [_setting(r) for r in LADDER[low : high + 1]])
+        if best["lr"] == LADDER[high] and high + 1 < len(LADDER):
+            high += 1
+        elif best["lr"] == LADDER[low] and low > 0:
+            low -= 1
+        else:
+            break
+    best = _best(ledger, method, [best, {**best, "head_lr": 1e-3}])
+    return _best(ledger, method, [best, {**best, "weight_decay": 1e-2}])
+
+
+def _setting(rate: float, head: float = HEAD) -> Setting:
+    return {"lr": rate, "head_lr": head, "weight_decay": DECAY}
+
+
+def _best(ledger: Ledger, method: dict[str, Any], candidates: list[Setting]) -> Setting:
+    return max(candidates, key=lambda setting: ledger.judge(method, setting))
 
 
 def table(ledger: Ledger) -> str:
