@@ -29,6 +29,7 @@ class CardFacts:
         recipe: resolved recipe.
         license: of the base's weights, if known.
         img_size: height and width of the images, where they differ from the base's own.
+        library: that loads the base: timm or transformers.
     """
 
     base_model: str
@@ -42,6 +43,7 @@ class CardFacts:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     license: str | None = None
     img_size: tuple[int, int] | None = None
+    library: str = "timm"
 
 
 def model_card(facts: CardFacts, receipt: Receipt) -> str:
@@ -63,7 +65,7 @@ def model_card(facts: CardFacts, receipt: Receipt) -> str:
 
 
 def _front_matter(facts: CardFacts, receipt: Receipt) -> dict[str, Any]:
-    library = {"peft": "peft", "onnx": "onnx"}.get(receipt.format, "timm")
+    library = receipt.format
     front: dict[str, Any] = {}
     repository = hub_name(facts.base_model)
     if repository:
@@ -119,13 +121,18 @@ def _figures(facts: CardFacts) -> str:
 
 def _snippets(facts: CardFacts, receipt: Receipt) -> str:
     folder = receipt.output.name
+    if receipt.format == "peft" and facts.library == "transformers":
+        call = "pixels, interpolate_pos_encoding=True" if facts.img_size else "pixels"
+        base, classes = facts.base_model, len(facts.classes)
+        return _PEFT_TRANSFORMERS.format(base=base, classes=classes, folder=folder, call=call)
     if receipt.format == "peft":
         size = f", img_size={facts.img_size}" if facts.img_size else ""
         options = f"num_classes={len(facts.classes)}{size}"
         return _PEFT.format(base=_timm_name(facts.base_model), options=options, folder=folder)
     if receipt.format == "onnx":
         return _ONNX.format(folder=folder)
-    return _TIMM.format(folder=folder)
+    text = _TRANSFORMERS if receipt.format == "transformers" else f"{_TIMM}\n\n{_TRANSFORMERS}"
+    return text.format(folder=folder)
 
 
 def _check(receipt: Receipt) -> str:
@@ -155,9 +162,9 @@ model = timm.create_model("local-dir:{folder}", pretrained=True).eval()  # pretr
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
 logits = model(transform(Image.open("photo.jpg").convert("RGB"))[None])
 print(model.pretrained_cfg["label_names"][logits.argmax()])
-```
+```"""
 
-```python
+_TRANSFORMERS = """```python
 from transformers import pipeline
 
 print(pipeline("image-classification", model="{folder}")("photo.jpg"))
@@ -169,6 +176,17 @@ from peft import PeftModel
 
 base = timm.create_model("{base}", pretrained=True, {options})
 model = PeftModel.from_pretrained(base, "{folder}").eval()
+```"""
+
+_PEFT_TRANSFORMERS = """```python
+from peft import PeftModel
+from transformers import AutoModelForImageClassification
+
+base = AutoModelForImageClassification.from_pretrained(
+    "{base}", num_labels={classes}, ignore_mismatched_sizes=True
+)
+model = PeftModel.from_pretrained(base, "{folder}").eval()
+logits = model({call}).logits
 ```"""
 
 _ONNX = """```python

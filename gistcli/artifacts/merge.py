@@ -1,4 +1,4 @@
-"""The tuned network as plain weights: a folder that timm and transformers load without us.
+"""The tuned network as plain weights: a folder that timm or transformers load without us.
 
     new = base + scale (patch(base) - base)         in float32, one tensor at a time
 
@@ -7,10 +7,9 @@ written aside, read back, compared with the tuned network, and only then renamed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,19 +17,41 @@ from torch import Tensor
 from gistcli import atomic
 from gistcli.artifacts import output as outputs
 from gistcli.artifacts import rounding, verify
+from gistcli.artifacts.form import WEIGHTS, Form
 from gistcli.artifacts.output import Receipt
 from gistcli.artifacts.plan import MergePlan, floats
 from gistcli.artifacts.tensors import Written, dtype_name
+from gistcli.artifacts.timm_export import timm_form
+from gistcli.artifacts.transformers_export import transformers_form
 from gistcli.artifacts.verify import Reference
+from gistcli.backbones.base import Backbone
 from gistcli.reporting import SILENT, Reporter
 
-WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+CARD = "README.md"
+FORMS: dict[str, Callable[..., Form]] = {"timm": timm_form, "transformers": transformers_form}
 HEAD_NOTE = "The head is the tuned one at every scale: the base has none for these classes."
 
 
-def merge_timm(
+def tuned_form(
+    backbone: Backbone,
+    classes: Sequence[str],
+    preprocessing: Mapping[str, object],
+    model_args: Mapping[str, object] | None = None,
+) -> Form:
+    """The folder of the library that a backbone comes from.
+
+    Args:
+        backbone: with the head that was tuned.
+        classes: names in the order of the logits.
+        preprocessing: timm data config that the network was tuned with.
+        model_args: of its `Merged`.
+    """
+    return FORMS[backbone.library](backbone, classes, preprocessing, model_args or {})
+
+
+def merge_weights(
     plan: MergePlan,
-    config: Mapping[str, Any],
+    form: Form,
     output: Path,
     *,
     reference: Reference | None = None,
@@ -39,11 +60,11 @@ def merge_timm(
     card: Callable[[Receipt], str] | None = None,
     reporter: Reporter = SILENT,
 ) -> Receipt:
-    """Write a timm `local-dir` folder, which transformers loads too.
+    """Write a folder that the library of the backbone loads.
 
     Args:
         plan: what becomes of every tensor.
-        config: the content of config.json, from `timm_config`.
+        form: the files beside the weights, from `tuned_form`.
         output: becomes the folder, once everything is checked; an earlier merge is replaced.
         reference: real inputs and the tuned network's logits. At another scale than 1 no tuned
             network exists: the logits are then compared with those of a float32 copy.
@@ -59,16 +80,16 @@ def merge_timm(
     """
     verify.require_checkable(verified, reference, max_drift)
     with outputs.export_folder(output, plan.source.files) as folder:
-        atomic.write_json(folder / CONFIG, dict(config))
-        written, measured = _write(plan, folder / WEIGHTS, reporter)
+        name = dtype_name(plan.dtype or plan.source.main_dtype)
+        form.write(folder, name)
+        written, measured = _write(plan, form, folder / WEIGHTS, reporter)
         difference = None
         if verified:
             verify.verify_file(folder / WEIGHTS, written)
-            difference = _compare(plan, config, folder, written, reference, max_drift)
-        name = dtype_name(plan.dtype or plan.source.main_dtype)
+            difference = _compare(plan, form, folder, written, reference, max_drift)
         receipt = Receipt(
             output=output,
-            format="timm",
+            format=form.name,
             dtype=name,
             scale=plan.scale,
             tensors=plan.count(measured),
@@ -90,17 +111,17 @@ def finish(folder: Path, receipt: Receipt, card: Callable[[Receipt], str] | None
 
 
 def _write(
-    plan: MergePlan, path: Path, reporter: Reporter
+    plan: MergePlan, form: Form, path: Path, reporter: Reporter
 ) -> tuple[dict[str, Written], list[rounding.Rounding]]:
     reporter.start("merge", len(plan.dtypes()), "tensors")
-    written, measured = plan.write(path, lambda: reporter.advance("merge"))
+    written, measured = plan.write(path, lambda: reporter.advance("merge"), form.names)
     reporter.finish("merge")
     return written, measured
 
 
 def _compare(
     plan: MergePlan,
-    config: Mapping[str, Any],
+    form: Form,
     folder: Path,
     written: Mapping[str, Written],
     reference: Reference | None,
@@ -110,23 +131,21 @@ def _compare(
         return None
     if plan.scale != 1:
         copy = replace(plan, dtype=torch.float32)
-        logits = folder_logits(copy, config, folder, reference.pixels)
+        logits = folder_logits(copy, form, folder, reference.pixels)
         reference = Reference(reference.pixels, logits)
-    difference = verify.logit_difference(verify.load_timm_folder(folder), reference)
+    difference = verify.logit_difference(form.load(folder), reference)
     exact = floats(w.dtype for w in written.values()) <= {torch.float32, torch.float64}
     verify.require_close(difference, exact=exact, max_drift=max_drift)
     return difference
 
 
-def folder_logits(
-    plan: MergePlan, config: Mapping[str, Any], folder: Path, pixels: Tensor
-) -> Tensor:
+def folder_logits(plan: MergePlan, form: Form, folder: Path, pixels: Tensor) -> Tensor:
     """(B, K) float32 logits of a merge, loaded from a folder inside `folder` that is removed."""
     copy = folder / "check"
     copy.mkdir()
     try:
-        atomic.write_json(copy / CONFIG, dict(config))
-        plan.write(copy / WEIGHTS)
-        return verify.run(verify.load_timm_folder(copy), pixels)
+        form.write(copy, dtype_name(plan.dtype or plan.source.main_dtype))
+        plan.write(copy / WEIGHTS, names=form.names)
+        return verify.run(form.load(copy), pixels)
     finally:
         atomic.discard(copy)

@@ -74,7 +74,7 @@ def export_onnx(
         pixels: (B, 3, H, W) real inputs, B >= 2; also what the check runs on.
         classes: names in the order of the logits.
         preprocessing: timm data config.
-        output, max_drift, verified, card, reporter: as for `merge_timm`.
+        output, max_drift, verified, card, reporter: as for `merge_weights`.
 
     Raises:
         Refused: the extra is not installed, or `output` holds something else.
@@ -135,7 +135,7 @@ def _trace(
             first = str(error).strip().splitlines()[0]
             raise NotSupported(
                 f"The network has no ONNX form: {first}",
-                "Use `gist merge --format timm` where the method merges.",
+                "Use `gist merge` without --format where the method merges.",
             ) from error
         assert program is not None
         program.model.metadata_props.update(

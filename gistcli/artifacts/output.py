@@ -15,7 +15,8 @@ from gistcli.errors import Refused
 RECEIPT = "merge.json"
 OURS = {
     "README.md", "adapter_config.json", "adapter_model.safetensors", "config.json",
-    "model.onnx", "model.onnx.data", "model.safetensors", "onnx.json", RECEIPT,
+    "model.onnx", "model.onnx.data", "model.safetensors", "onnx.json",
+    "preprocessor_config.json", RECEIPT,
 }  # fmt: skip
 
 

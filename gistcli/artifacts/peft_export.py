@@ -7,7 +7,7 @@ rounding the base does not touch it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor
 from gistcli import atomic
 from gistcli.artifacts import output as outputs
 from gistcli.artifacts import rounding, verify
+from gistcli.artifacts.form import Form
 from gistcli.artifacts.merge import HEAD_NOTE, finish, folder_logits
 from gistcli.artifacts.output import Receipt
 from gistcli.artifacts.plan import MergePlan
@@ -35,7 +36,7 @@ PREFIX = "base_model.model."
 def export_peft(
     plan: MergePlan,
     base_name: str,
-    config: Mapping[str, Any],
+    form: Form,
     output: Path,
     *,
     reference: Reference | None = None,
@@ -50,14 +51,14 @@ def export_peft(
     compared with the tuned network's.
 
     Args:
-        plan: as for `merge_timm`; its dtype (default float32) is that of the adapter.
+        plan: as for `merge_weights`; its dtype (default float32) is that of the adapter.
         base_name: of what the adapter goes on, for `base_model_name_or_path`.
-        config: timm's config.json of the tuned network, for the verification.
-        output, reference, max_drift, verified, card, reporter: as for `merge_timm`.
+        form: the folder of the tuned network, for the verification.
+        output, reference, max_drift, verified, card, reporter: as for `merge_weights`.
 
     Raises:
         NotMergeable: the update is not low-rank.
-        Refused, VerificationFailed, StorageError, WeightsError: as `merge_timm`.
+        Refused, VerificationFailed, StorageError, WeightsError: as `merge_weights`.
     """
     _require_low_rank(plan.merged)
     dtype = plan.dtype or torch.float32
@@ -71,7 +72,7 @@ def export_peft(
             verify.verify_file(folder / ADAPTER, written)
         if verified and reference is not None:
             exact = dtype == torch.float32
-            difference = _compare(plan, config, folder, reference)
+            difference = _compare(plan, form, folder, reference)
             verify.require_close(difference, exact=exact, max_drift=max_drift)
         receipt = Receipt(
             output=output,
@@ -92,13 +93,13 @@ def _require_low_rank(merged: Merged) -> None:
     if not merged.low_rank:
         raise NotMergeable(
             "This method has no low-rank form, so there is no LoRA folder of it.",
-            "Use `gist merge --format timm`.",
+            "Use `gist merge` without --format.",
         )
     outside = sorted(merged.patches.keys() - {f"{name}.weight" for name in merged.low_rank})
     if outside:
         raise NotMergeable(
             f"The update of {', '.join(outside)} is not low-rank.",
-            "Use `gist merge --format timm`.",
+            "Use `gist merge` without --format.",
         )
 
 
@@ -167,9 +168,7 @@ def _constant(tensor: Tensor, dtype: torch.dtype) -> Callable[[], Tensor]:
     return lambda: tensor.detach().cpu().to(dtype)
 
 
-def _compare(
-    plan: MergePlan, config: Mapping[str, Any], folder: Path, reference: Reference
-) -> float:
+def _compare(plan: MergePlan, form: Form, folder: Path, reference: Reference) -> float:
     """Difference in the logits between the tuned network and base + adapter, both from disk."""
     stored = {k.removeprefix(PREFIX): t.float() for k, t in load_tensors(folder / ADAPTER).items()}
     patches = {
@@ -178,11 +177,11 @@ def _compare(
     }
     head = {key: stored[key] for key in plan.merged.new}
     rebuilt = replace(plan, merged=Merged(patches, head), dtype=torch.float32, scale=1.0)
-    logits = folder_logits(rebuilt, config, folder, reference.pixels)
+    logits = folder_logits(rebuilt, form, folder, reference.pixels)
     wanted = reference.logits.detach().float().cpu()
     if plan.scale != 1:
         scaled = replace(plan, dtype=torch.float32)
-        wanted = folder_logits(scaled, config, folder, reference.pixels)
+        wanted = folder_logits(scaled, form, folder, reference.pixels)
     return verify.largest_difference(logits, wanted)
 
 

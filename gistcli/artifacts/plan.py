@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,10 +88,30 @@ class MergePlan:
             tuned = base + self.scale * (tuned - base) if self.scale else base
         return tuned, base
 
-    def pending(self, measured: list[Rounding], tick: Callable[[], None]) -> Iterator[Pending]:
+    def pending(
+        self,
+        measured: list[Rounding],
+        tick: Callable[[], None],
+        names: Mapping[str, Sequence[str]] | None = None,
+    ) -> Iterator[Pending]:
         """Every tensor as the writer wants it; what the casts lose is added to `measured`."""
-        for key, dtype in self.dtypes().items():
-            yield Pending(key, dtype, self._maker(key, dtype, measured, tick))
+        dtypes = self.dtypes()
+        names = {key: (key,) for key in dtypes} if names is None else names
+        self._require_all(dtypes, names)
+        for stored, parts in names.items():
+            makers = [self._maker(key, dtypes[key], measured, tick) for key in parts]
+            yield Pending(stored, dtypes[parts[0]], _joined(makers))
+
+    def _require_all(
+        self, dtypes: Mapping[str, torch.dtype], names: Mapping[str, Sequence[str]]
+    ) -> None:
+        named = {key for parts in names.values() for key in parts}
+        lost = sorted(named ^ dtypes.keys())
+        if lost:
+            raise WeightsError(
+                f"No stored key is known for {', '.join(lost)}.",
+                "Please report this with the versions in environment.json.",
+            )
 
     def _maker(
         self, key: str, dtype: torch.dtype, measured: list[Rounding], tick: Callable[[], None]
@@ -109,20 +129,28 @@ class MergePlan:
         return make
 
     def write(
-        self, path: Path, tick: Callable[[], None] = lambda: None
+        self,
+        path: Path,
+        tick: Callable[[], None] = lambda: None,
+        names: Mapping[str, Sequence[str]] | None = None,
     ) -> tuple[dict[str, Written], list[Rounding]]:
         """Stream all tensors into a safetensors file.
+
+        Args:
+            path: of the file.
+            tick: called for every tensor.
+            names: stored key -> the tensors whose rows it holds; None for the plan's own keys.
 
         Returns:
             what was written, by key, and the rounding of every patched tensor, in key order.
 
         Raises:
-            StorageError, WeightsError: the disk or the base fails.
+            StorageError, WeightsError: the disk or the base fails; a tensor without a stored key.
             Refused: a value that the dtype cannot hold.
         """
         measured: list[Rounding] = []
         with self.source:
-            written = write_stream(path, self.pending(measured, tick), {"format": "pt"})
+            written = write_stream(path, self.pending(measured, tick, names), {"format": "pt"})
         return written, sorted(measured, key=lambda r: r.key)
 
 
@@ -154,6 +182,13 @@ def plan_merge(tuner: Tuner, *, dtype: str | None = None, scale: float = 1.0) ->
         source, extra = weight_source(backbone), backbone.resampled()
     extra = {key: tensor.detach().clone() for key, tensor in extra.items()}
     return MergePlan(source, merged, extra, None if dtype is None else parse_dtype(dtype), scale)
+
+
+def _joined(makers: Sequence[Callable[[], Tensor]]) -> Callable[[], Tensor]:
+    """The rows of several tensors as one; a single one as it is."""
+    if len(makers) == 1:
+        return makers[0]
+    return lambda: torch.cat([make() for make in makers])
 
 
 def floats(dtypes: Iterable[torch.dtype]) -> set[torch.dtype]:

@@ -7,21 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from gistcli.artifacts.form import CONFIG, WEIGHTS
 from gistcli.artifacts.output import RECEIPT
 from gistcli.artifacts.rundir import RunDirectory, no_run, read_json
 from gistcli.artifacts.timm_export import PREPROCESSING
+from gistcli.backbones.locating import INDEX
 from gistcli.errors import NotFound, NotSupported, WeightsError
 
 
 @dataclass(frozen=True)
 class MergedFolder:
-    """A timm `local-dir` folder with everything that evaluation needs.
+    """A folder of timm or transformers with everything that evaluation needs.
 
     Attributes:
         path: of the folder.
-        architecture: timm's name.
+        architecture: the library's name of the network.
         classes: names in the order of the logits; empty where the folder holds none.
-        preprocessing: timm data config.
+        preprocessing: timm data config; empty where the network knows better (transformers).
         receipt: merge.json; empty where the folder was not written by us.
     """
 
@@ -33,7 +35,7 @@ class MergedFolder:
 
 
 def kind_of(path: Path) -> Literal["run", "merged"]:
-    """Whether a path is a run or a merged folder (config.json and model.safetensors).
+    """Whether a path is a run or a merged folder (config.json and safetensors).
 
     Raises:
         NotFound: neither; says what is there.
@@ -42,15 +44,15 @@ def kind_of(path: Path) -> Literal["run", "merged"]:
     if not path.is_dir() or (path / "recipe.yaml").is_file():
         RunDirectory.open(path)
         return "run"
-    if (path / "config.json").is_file():
-        if not (path / "model.safetensors").is_file():
+    if (path / CONFIG).is_file():
+        if not any((path / name).is_file() for name in (WEIGHTS, INDEX)):
             raise NotFound(f"{path} has config.json but no model.safetensors.", "Merge again.")
         return "merged"
     for marker, kind in (("adapter_config.json", "PEFT"), ("model.onnx", "ONNX")):
         if (path / marker).is_file():
             raise NotSupported(
                 f"{path} is a {kind} export, which is for other programs.",
-                "Use the run, or a folder that `gist merge --format timm` wrote.",
+                "Use the run, or a folder that `gist merge` wrote without --format.",
             )
     raise no_run(path)
 
@@ -60,19 +62,22 @@ def open_merged(path: Path) -> MergedFolder:
 
     Raises:
         NotFound: as `kind_of`.
-        WeightsError: config.json is damaged or not timm's.
+        WeightsError: config.json is damaged, or that of neither library.
     """
     if kind_of(path) != "merged":
         raise NotFound(f"{path} is a run, not a merged folder.", "`gist merge` makes one of it.")
-    config = read_json(path / "config.json")
+    config = read_json(path / CONFIG)
+    receipt = read_json(path / RECEIPT) if (path / RECEIPT).is_file() else {}
+    if "model_type" in config and "architecture" not in config:
+        return _of_transformers(path, config, receipt)
     nested = config.get("pretrained_cfg", config)
     if "architecture" not in config or not isinstance(nested, dict):
         raise WeightsError(
-            f"{path / 'config.json'} is no timm configuration (no `architecture`).",
+            f"{path / CONFIG} is no configuration of timm (no `architecture`) or transformers "
+            "(no `model_type`).",
             "Give a folder that `gist merge` wrote.",
         )
     names = config.get("label_names") or nested.get("label_names") or []
-    receipt = read_json(path / RECEIPT) if (path / RECEIPT).is_file() else {}
     return MergedFolder(
         path=path,
         architecture=str(config["architecture"]),
@@ -80,3 +85,17 @@ def open_merged(path: Path) -> MergedFolder:
         preprocessing={k: nested[k] for k in PREPROCESSING if nested.get(k) is not None},
         receipt=receipt,
     )
+
+
+def _of_transformers(
+    path: Path, config: Mapping[str, Any], receipt: Mapping[str, Any]
+) -> MergedFolder:
+    labels = config.get("id2label") or {}
+    try:
+        classes = [str(labels[key]) for key in sorted(labels, key=int)]
+    except (TypeError, ValueError) as error:
+        raise WeightsError(
+            f"{path / CONFIG} has an id2label that cannot be read: {error}.", "Copy it again."
+        ) from error
+    named = config.get("architectures") or [config["model_type"]]
+    return MergedFolder(path, str(named[0]), classes, {}, receipt)

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import timm
+from torch import nn
+
+from gistcli import atomic
+from gistcli.artifacts.form import CONFIG, Form
 from gistcli.backbones.base import Backbone
 
 RUNTIME_ARGS = ("num_classes", "drop_rate", "drop_path_rate", "drop_block_rate", "device", "dtype")
@@ -16,6 +22,32 @@ STALE = (
     "custom_load", "label_names", "label_descriptions", "label_offset", "test_input_size",
     "test_crop_pct", "pool_size", "notes",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TimmForm(Form):
+    """A `local-dir` folder.
+
+    Attributes:
+        config: the content of config.json.
+    """
+
+    config: Mapping[str, Any]
+    name: ClassVar[str] = "timm"
+
+    @property
+    def names(self) -> None:
+        """Stored as in memory."""
+        return None
+
+    def write(self, folder: Path, dtype: str) -> None:
+        """config.json."""
+        atomic.write_json(folder / CONFIG, dict(self.config))
+
+    def load(self, folder: Path) -> nn.Module:
+        """By `timm.create_model`."""
+        model: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True)
+        return model.float().eval()
 
 
 def timm_config(
@@ -61,22 +93,23 @@ def timm_config(
     return plain
 
 
-def tuned_config(
+def timm_form(
     backbone: Backbone,
     classes: Sequence[str],
     preprocessing: Mapping[str, Any],
-    model_args: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """`timm_config` of a backbone in memory; `model_args` are those of its `Merged`."""
+    model_args: Mapping[str, Any],
+) -> TimmForm:
+    """The folder of a backbone in memory; `model_args` are those of its `Merged`."""
     model: Any = backbone.model
-    return timm_config(
+    config = timm_config(
         backbone.architecture,
         model.pretrained_cfg,
         classes,
         preprocessing,
-        {**backbone_args(backbone.origin.config), **(model_args or {})},
+        {**backbone_args(backbone.origin.config), **model_args},
         num_features=getattr(model, "num_features", None),
     )
+    return TimmForm(config)
 
 
 def backbone_args(origin_config: Mapping[str, Any]) -> dict[str, Any]:

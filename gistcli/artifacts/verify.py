@@ -1,7 +1,8 @@
 """Reading back what was written, before anybody sees it.
 
 Two proofs: every stored tensor is, bit for bit, the computed one cast to the dtype of the file; and
-the folder, loaded as a fresh network by timm, gives the logits of the tuned one on real inputs.
+the folder, loaded as a fresh network by its library, gives the logits of the tuned one on real
+inputs.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -56,12 +56,6 @@ def verify_file(path: Path, written: Mapping[str, Written]) -> None:
     if problems:
         shown = "; ".join(problems[:10]) + ("; ..." if len(problems) > 10 else "")
         raise VerificationFailed(f"{path.name}, read back: {shown}.", KEPT)
-
-
-def load_timm_folder(folder: Path) -> nn.Module:
-    """A fresh network from a `local-dir` folder, float32, in evaluation mode."""
-    model: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True)
-    return model.float().eval()
 
 
 def logit_difference(model: nn.Module, reference: Reference) -> float:

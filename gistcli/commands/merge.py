@@ -22,10 +22,11 @@ def merge(
         Path, typer.Option("-o", "--output-dir", help="The new folder.", metavar="DIR")
     ],
     format_: Annotated[
-        Literal["timm", "peft", "onnx"] | None,
+        Literal["timm", "transformers", "peft", "onnx"] | None,
         typer.Option(
             "--format",
-            help="timm (transformers loads it, too), peft or onnx. Without one: timm.",
+            help="timm (transformers loads it, too), transformers, peft or onnx. Without one: "
+            "timm or transformers, whichever the model is from.",
             show_default=False,
         ),
     ] = None,

@@ -32,9 +32,10 @@ class SubsetTuner(Tuner):
 
     def __init__(self, method: Subset, backbone: Backbone, *, head: bool = True) -> None:
         super().__init__(method, backbone, head=head)
-        heads, chosen = set(backbone.head_names()), {id(p) for p in method.choose(backbone.model)}
+        others = {*backbone.head_names(), *backbone.unused_names()}
+        chosen = {id(p) for p in method.choose(backbone.model)}
         parameters = backbone.model.named_parameters()
-        self.own([n for n, p in parameters if id(p) in chosen and n not in heads])
+        self.own([n for n, p in parameters if id(p) in chosen and n not in others])
         self.require_trainable()
 
     def _merged(self, head: Mapping[str, Tensor]) -> Merged:

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 
 from gistcli.artifacts.card import CardFacts, model_card
-from gistcli.artifacts.merge import merge_timm
+from gistcli.artifacts.merge import FORMS, merge_weights, tuned_form
 from gistcli.artifacts.onnx_export import PixelsToLogits, export_onnx, require_onnx
 from gistcli.artifacts.output import RECEIPT, Receipt, check_output
 from gistcli.artifacts.peft_export import export_peft
 from gistcli.artifacts.plan import plan_merge
-from gistcli.artifacts.timm_export import tuned_config
 from gistcli.artifacts.verify import Reference
 from gistcli.data import open_catalog
 from gistcli.errors import GistError, Refused, UnknownName, did_you_mean
@@ -23,7 +22,11 @@ from gistcli.reporting import SILENT, Reporter
 from gistcli.run.evaluation import choose_split, find_catalog, open_split
 from gistcli.run.loading import Loaded, open_target
 
-FORMATS = ("timm", "peft", "onnx")
+FORMATS = (*FORMS, "peft", "onnx")
+OTHER_LIBRARY = {
+    "timm": "Leave --format out: transformers loads a timm folder as it is.",
+    "transformers": "Leave --format out: the folder that is written is one of transformers.",
+}
 REFERENCE_IMAGES = 32
 
 
@@ -44,7 +47,8 @@ def merge(
     Args:
         target: a run.
         output: the folder to write; it appears only when everything in it was verified.
-        format: timm (also loaded by transformers), peft or onnx; None for timm.
+        format: timm (also loaded by transformers), transformers, peft or onnx; None for the
+            library of the backbone.
         dtype: float32, bfloat16 or float16; None for that of the base.
         scale: 0 for the base, 1 for the tuned network; the head is the tuned one.
         max_drift: the largest accepted difference of a logit for a dtype other than float32.
@@ -57,8 +61,9 @@ def merge(
         VerificationFailed: what was read back differs.
         GistError: as `open_target`; the disk.
     """
-    kind = _known("format", format or "timm", FORMATS)
-    if kind == "onnx":
+    if format is not None:
+        _known("format", format, FORMATS)
+    if format == "onnx":
         require_onnx()
         if dtype not in (None, "float32") or scale != 1:
             raise Refused("An ONNX export is float32 at scale 1.", "Leave --dtype and --scale out.")
@@ -70,6 +75,8 @@ def merge(
     # float32 also where the run computed in less: the merge starts from the stored weights
     loaded = open_target(target, model=model, device="cpu", dtype="float32")
     loaded.require_run("merge")
+    kind = format or loaded.backbone.library
+    _require_library(kind, loaded)
     # what does not merge is refused before any picture is read
     plan = None if kind == "onnx" else plan_merge(loaded.tuner, dtype=dtype, scale=scale)
     reference = _reference(loaded, reporter) if verify or kind == "onnx" else None
@@ -91,15 +98,25 @@ def merge(
             **common,
         )
         return receipt.as_dict()
-    config = tuned_config(
+    form = tuned_form(
         loaded.backbone, loaded.classes, loaded.preprocess.to_config(), plan.merged.model_args
     )
     if kind == "peft":
         name = loaded.backbone.name
-        receipt = export_peft(plan, name, config, output, reference=reference, **common)
+        receipt = export_peft(plan, name, form, output, reference=reference, **common)
     else:
-        receipt = merge_timm(plan, config, output, reference=reference, **common)
+        receipt = merge_weights(plan, form, output, reference=reference, **common)
     return receipt.as_dict()
+
+
+def _require_library(kind: str, loaded: Loaded) -> None:
+    library = loaded.backbone.library
+    if kind in FORMS and kind != library:
+        raise Refused(
+            f"{loaded.backbone.architecture} is a network of {library}, whose tensors have no "
+            f"place in one of {kind}.",
+            OTHER_LIBRARY[library],
+        )
 
 
 def _known(what: str, name: str, known: Any) -> str:
@@ -127,7 +144,6 @@ def _card(loaded: Loaded) -> Callable[[Receipt], str]:
     run, info, recipe = loaded.require_run("merge")
     result = run.read_result()
     summary = type(loaded.tuner.method).summary
-    pretrained_cfg: Any = loaded.backbone.model.pretrained_cfg
     facts = CardFacts(
         base_model=info.backbone.name,
         method=f"{loaded.tuner.method.label()}: {summary}",
@@ -138,7 +154,8 @@ def _card(loaded: Loaded) -> Callable[[Receipt], str]:
         intervals={k: tuple(v) for k, v in result["intervals"].items()},
         parameters=info.parameters,
         recipe=recipe.as_dict(),
-        license=pretrained_cfg.get("license"),
+        license=loaded.backbone.license,
+        library=loaded.backbone.library,
         img_size=loaded.preprocess.size if recipe.model.img_size is not None else None,
     )
     return lambda receipt: model_card(facts, receipt)

@@ -15,7 +15,7 @@ from gistcli.artifacts.targets import kind_of, open_merged
 from gistcli.artifacts.tuner_file import TunerInfo
 from gistcli.backbones import Backbone, open_backbone
 from gistcli.data import Preprocess
-from gistcli.errors import BaseMismatch, NotFound, Refused
+from gistcli.errors import BaseMismatch, NotFound, NotSupported, Refused
 from gistcli.methods.base import Tuner
 from gistcli.methods.linear import Linear
 from gistcli.recipe import Recipe
@@ -105,6 +105,11 @@ def _open_merged(target: Path, device: torch.device, model: str | None) -> Loade
     folder = open_merged(target)
     backbone = open_backbone(str(target))
     classes = folder.classes
+    if not backbone.head_names():
+        raise NotSupported(
+            f"{target} is a {backbone.architecture} without a classifier.",
+            f"Train one: `gist finetune --model {target} --data PATH`.",
+        )
     if not classes:
         head = backbone.model.get_parameter(backbone.head_names()[0])
         classes = [str(i) for i in range(len(head))]

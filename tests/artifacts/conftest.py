@@ -13,8 +13,9 @@ import torch
 from timm.models import save_for_hf
 from torch import Tensor
 
+from gistcli.artifacts.form import Form
+from gistcli.artifacts.merge import tuned_form
 from gistcli.artifacts.plan import MergePlan, plan_merge
-from gistcli.artifacts.timm_export import tuned_config
 from gistcli.artifacts.verify import Reference
 from gistcli.backbones import open_backbone
 from gistcli.methods.base import Method, Tuner
@@ -31,7 +32,7 @@ class Tuned:
     tuner: Tuner
     pixels: Tensor
     logits: Tensor
-    config: dict[str, Any]
+    form: Form
 
     def plan(self, **options: Any) -> MergePlan:
         """The plan of its merge."""
@@ -78,7 +79,7 @@ def tune(folder: Path, method: Method | None, img_size: int | tuple[int, int] | 
         logits = tuner({"pixels": pixels}).logits
     preprocessing: Mapping[str, Any] = backbone.data_config()
     args = tuner.merge().model_args
-    return Tuned(tuner, pixels, logits, tuned_config(backbone, CLASSES, preprocessing, args))
+    return Tuned(tuner, pixels, logits, tuned_form(backbone, CLASSES, preprocessing, args))
 
 
 @pytest.fixture

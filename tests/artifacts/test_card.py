@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from gistcli.artifacts.card import CardFacts, hub_name, model_card
-from gistcli.artifacts.merge import merge_timm
+from gistcli.artifacts.merge import merge_weights
 from gistcli.artifacts.output import Receipt
 from gistcli.artifacts.peft_export import export_peft
 
@@ -96,7 +96,7 @@ def test_the_snippets_run_as_they_stand(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    merge_timm(tuned.plan(), tuned.config, tmp_path / "out", card=lambda r: model_card(FACTS, r))
+    merge_weights(tuned.plan(), tuned.form, tmp_path / "out", card=lambda r: model_card(FACTS, r))
     monkeypatch.chdir(tmp_path)
     Image.effect_noise((60, 40), 90).convert("RGB").save("photo.jpg")
     native, hugging = snippets(tmp_path / "out")
@@ -113,7 +113,7 @@ def test_the_peft_snippet_runs_as_it_stands(
     tuned = make_tuned(None, (24, 48))
     facts = replace(FACTS, base_model=str(base_folder), img_size=(24, 48))
     export_peft(
-        tuned.plan(), "b", tuned.config, tmp_path / "out", card=lambda r: model_card(facts, r)
+        tuned.plan(), "b", tuned.form, tmp_path / "out", card=lambda r: model_card(facts, r)
     )
     monkeypatch.chdir(tmp_path)
     scope: dict[str, Any] = {}

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gistcli.artifacts import merge as merging
-from gistcli.artifacts.merge import merge_timm
+from gistcli.artifacts.merge import merge_weights
 from gistcli.artifacts.plan import MergePlan, plan_merge
 from gistcli.artifacts.sources import FileSource, StateSource, weight_source
 from gistcli.artifacts.targets import kind_of, open_merged
@@ -46,7 +46,7 @@ def logits_of(folder: Path, pixels: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", METHODS)
 def test_timm_gives_the_tuned_logits(name: str, make_tuned: Any, tmp_path: Path) -> None:
     tuned = make_tuned(METHODS[name])
-    receipt = merge_timm(tuned.plan(), tuned.config, tmp_path / "out", reference=tuned.reference)
+    receipt = merge_weights(tuned.plan(), tuned.form, tmp_path / "out", reference=tuned.reference)
     torch.testing.assert_close(
         logits_of(tmp_path / "out", tuned.pixels), tuned.logits, atol=1e-5, rtol=0
     )
@@ -61,7 +61,7 @@ def test_transformers_loads_the_same_folder_with_names_and_preprocessing(
 ) -> None:
     from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
-    merge_timm(tuned.plan(), tuned.config, tmp_path / "out", reference=tuned.reference)
+    merge_weights(tuned.plan(), tuned.form, tmp_path / "out", reference=tuned.reference)
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "out").eval()
     with torch.no_grad():
         logits = model(tuned.pixels).logits
@@ -83,7 +83,7 @@ def test_real_weights_survive_merging_at_another_image_size(
     assets: Path, make_tuned: Any, tmp_path: Path
 ) -> None:
     tuned = make_tuned(Gift(rank=16), 96, assets / "vit_tiny_patch16_224")
-    receipt = merge_timm(tuned.plan(), tuned.config, tmp_path / "out", reference=tuned.reference)
+    receipt = merge_weights(tuned.plan(), tuned.form, tmp_path / "out", reference=tuned.reference)
     assert receipt.tensors == {"patched": 12, "new": 2, "resampled": 1, "unchanged": 137}
     assert receipt.tensors_changed == 15
     written = load_file(tmp_path / "out" / "model.safetensors")
@@ -95,7 +95,7 @@ def test_real_weights_survive_merging_at_another_image_size(
 @pytest.mark.parametrize("method", [Gift(rank=4), Full()], ids=["gift", "full"])
 def test_a_grid_that_is_not_square_is_kept(method: Any, make_tuned: Any, tmp_path: Path) -> None:
     tuned = make_tuned(method, (24, 48))
-    merge_timm(tuned.plan(), tuned.config, tmp_path / "out", reference=tuned.reference)
+    merge_weights(tuned.plan(), tuned.form, tmp_path / "out", reference=tuned.reference)
     torch.testing.assert_close(
         logits_of(tmp_path / "out", tuned.pixels), tuned.logits, atol=1e-5, rtol=0
     )
@@ -109,7 +109,7 @@ def test_the_file_holds_the_formula_tensor_by_tensor(
     doubled = "blocks.1.mlp.fc1.weight"
     merged = Merged(patches={doubled: lambda w: 2 * w}, new=head)
     plan = MergePlan(FileSource([base_folder / "model.safetensors"]), merged, scale=0.25)
-    merge_timm(plan, tuned.config, tmp_path / "out")
+    merge_weights(plan, tuned.form, tmp_path / "out")
     written = load_file(tmp_path / "out" / "model.safetensors")
     assert written.keys() == stored.keys()
     for key, tensor in written.items():
@@ -121,7 +121,7 @@ def test_scale_zero_is_the_base_with_the_tuned_head(
     base_folder: Path, tuned: Any, tmp_path: Path
 ) -> None:
     plan = tuned.plan(scale=0.0)
-    receipt = merge_timm(plan, tuned.config, tmp_path / "out", reference=tuned.reference)
+    receipt = merge_weights(plan, tuned.form, tmp_path / "out", reference=tuned.reference)
     written = load_file(tmp_path / "out" / "model.safetensors")
     stored = load_file(base_folder / "model.safetensors")
     assert all(torch.equal(written[k], stored[k]) for k in stored if not k.startswith("head"))
@@ -141,9 +141,9 @@ def test_a_patch_may_write_into_what_it_is_given(base_folder: Path, tmp_path: Pa
 
 
 def test_bfloat16_is_the_cast_of_the_float32_result(tuned: Any, tmp_path: Path) -> None:
-    merge_timm(tuned.plan(), tuned.config, tmp_path / "full")
-    receipt = merge_timm(
-        tuned.plan(dtype="bf16"), tuned.config, tmp_path / "half", reference=tuned.reference
+    merge_weights(tuned.plan(), tuned.form, tmp_path / "full")
+    receipt = merge_weights(
+        tuned.plan(dtype="bf16"), tuned.form, tmp_path / "half", reference=tuned.reference
     )
     full = load_file(tmp_path / "full" / "model.safetensors")
     half = load_file(tmp_path / "half" / "model.safetensors")
@@ -163,16 +163,16 @@ def test_the_default_dtype_is_that_of_the_base(
     save_file({k: t.half() for k, t in stored.items()}, half / "model.safetensors")
     (half / "config.json").write_bytes((base_folder / "config.json").read_bytes())
     tuned = make_tuned(folder=half)
-    receipt = merge_timm(tuned.plan(), tuned.config, tmp_path / "out", reference=tuned.reference)
+    receipt = merge_weights(tuned.plan(), tuned.form, tmp_path / "out", reference=tuned.reference)
     written = load_file(tmp_path / "out" / "model.safetensors")
     assert {t.dtype for t in written.values()} == {torch.float16}
     assert receipt.dtype == "float16"
 
 
 def test_another_scale_is_compared_with_a_float32_copy(tuned: Any, tmp_path: Path) -> None:
-    receipt = merge_timm(
+    receipt = merge_weights(
         tuned.plan(dtype="float16", scale=0.5),
-        tuned.config,
+        tuned.form,
         tmp_path / "out",
         reference=tuned.reference,
     )
@@ -183,9 +183,9 @@ def test_another_scale_is_compared_with_a_float32_copy(tuned: Any, tmp_path: Pat
 
 
 def test_the_receipt_lies_in_the_folder_and_the_card_says_it(tuned: Any, tmp_path: Path) -> None:
-    receipt = merge_timm(
+    receipt = merge_weights(
         tuned.plan(),
-        tuned.config,
+        tuned.form,
         tmp_path / "out",
         reference=tuned.reference,
         card=lambda r: f"checked: {r.verified}",
@@ -197,8 +197,8 @@ def test_the_receipt_lies_in_the_folder_and_the_card_says_it(tuned: Any, tmp_pat
 
 
 def test_no_verify_says_so(tuned: Any, tmp_path: Path) -> None:
-    receipt = merge_timm(
-        tuned.plan(), tuned.config, tmp_path / "out", reference=tuned.reference, verified=False
+    receipt = merge_weights(
+        tuned.plan(), tuned.form, tmp_path / "out", reference=tuned.reference, verified=False
     )
     assert not receipt.verified
     assert receipt.max_abs_logit_difference is None
@@ -208,11 +208,11 @@ def test_no_verify_says_so(tuned: Any, tmp_path: Path) -> None:
 
 
 def test_other_logits_fail_and_the_earlier_folder_stays(tuned: Any, tmp_path: Path) -> None:
-    merge_timm(tuned.plan(), tuned.config, tmp_path / "out", reference=tuned.reference)
+    merge_weights(tuned.plan(), tuned.form, tmp_path / "out", reference=tuned.reference)
     before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
     wrong = Reference(tuned.pixels, tuned.logits + 2e-4)
     with pytest.raises(VerificationFailed, match="differs from the tuned one") as caught:
-        merge_timm(tuned.plan(scale=1), tuned.config, tmp_path / "out", reference=wrong)
+        merge_weights(tuned.plan(scale=1), tuned.form, tmp_path / "out", reference=wrong)
     assert caught.value.exit_code == 3
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
@@ -220,9 +220,9 @@ def test_other_logits_fail_and_the_earlier_folder_stays(tuned: Any, tmp_path: Pa
 
 def test_a_drift_above_the_limit_fails_and_leaves_nothing(tuned: Any, tmp_path: Path) -> None:
     with pytest.raises(VerificationFailed, match=r"--max-drift 0\.0001"):
-        merge_timm(
+        merge_weights(
             tuned.plan(dtype="bfloat16"),
-            tuned.config,
+            tuned.form,
             tmp_path / "out",
             reference=tuned.reference,
             max_drift=1e-4,
@@ -255,8 +255,8 @@ def test_a_reader_that_sees_other_bytes_stops_the_merge(
 ) -> None:
     write = merging._write
 
-    def bad_disk(plan: MergePlan, path: Path, reporter: Any) -> Any:
-        result = write(plan, path, reporter)
+    def bad_disk(plan: MergePlan, form: Any, path: Path, reporter: Any) -> Any:
+        result = write(plan, form, path, reporter)
         data = bytearray(path.read_bytes())
         data[-5] ^= 1
         path.write_bytes(data)
@@ -264,7 +264,7 @@ def test_a_reader_that_sees_other_bytes_stops_the_merge(
 
     monkeypatch.setattr(merging, "_write", bad_disk)
     with pytest.raises(VerificationFailed, match="other values than those computed"):
-        merge_timm(tuned.plan(), tuned.config, tmp_path / "out")
+        merge_weights(tuned.plan(), tuned.form, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -272,23 +272,23 @@ def test_a_folder_of_somebody_else_is_refused(tuned: Any, tmp_path: Path) -> Non
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.tex").write_text("years of work")
     with pytest.raises(Refused, match=r"chapter1\.tex") as caught:
-        merge_timm(tuned.plan(), tuned.config, tmp_path / "thesis")
+        merge_weights(tuned.plan(), tuned.form, tmp_path / "thesis")
     assert caught.value.exit_code == 2
-    merge_timm(tuned.plan(), tuned.config, tmp_path / "out")
+    merge_weights(tuned.plan(), tuned.form, tmp_path / "out")
     (tmp_path / "out" / "notes.txt").write_text("mine")
     with pytest.raises(Refused, match=r"notes\.txt"):
-        merge_timm(tuned.plan(), tuned.config, tmp_path / "out")
+        merge_weights(tuned.plan(), tuned.form, tmp_path / "out")
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
     with pytest.raises(Refused, match="is a file"):
-        merge_timm(tuned.plan(), tuned.config, tmp_path / "out" / "notes.txt")
+        merge_weights(tuned.plan(), tuned.form, tmp_path / "out" / "notes.txt")
 
 
 def test_the_base_is_never_overwritten(make_tuned: Any, tuned: Any, tmp_path: Path) -> None:
-    merge_timm(tuned.plan(), tuned.config, tmp_path / "base")
+    merge_weights(tuned.plan(), tuned.form, tmp_path / "base")
     again = make_tuned(folder=tmp_path / "base")
     with pytest.raises(Refused, match="starts from"):
-        merge_timm(again.plan(), again.config, tmp_path / "base")
-    merge_timm(again.plan(), again.config, tmp_path / "next", reference=again.reference)
+        merge_weights(again.plan(), again.form, tmp_path / "base")
+    merge_weights(again.plan(), again.form, tmp_path / "next", reference=again.reference)
 
 
 def test_a_truncated_base_is_named(base_folder: Path, tmp_path: Path) -> None:
@@ -316,13 +316,13 @@ def test_values_that_float16_cannot_hold_are_refused(base_folder: Path, tmp_path
 
 
 def test_a_full_disk_is_said_and_the_earlier_folder_stays(tuned: Any, tmp_path: Path) -> None:
-    merge_timm(tuned.plan(), tuned.config, tmp_path / "out", verified=False)
+    merge_weights(tuned.plan(), tuned.form, tmp_path / "out", verified=False)
     before = (tmp_path / "out" / "model.safetensors").read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
     try:
         with pytest.raises(StorageError, match=r"model\.safetensors") as caught:
-            merge_timm(tuned.plan(dtype="float32"), tuned.config, tmp_path / "out")
+            merge_weights(tuned.plan(dtype="float32"), tuned.form, tmp_path / "out")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert caught.value.exit_code == 1
@@ -334,7 +334,7 @@ def test_a_limit_that_nobody_would_look_at_is_refused(tuned: Any, tmp_path: Path
     options: dict[str, Any]
     for options in ({"verified": False, "reference": tuned.reference}, {"reference": None}):
         with pytest.raises(Refused, match="--max-drift"):
-            merge_timm(tuned.plan(), tuned.config, tmp_path / "out", max_drift=1.0, **options)
+            merge_weights(tuned.plan(), tuned.form, tmp_path / "out", max_drift=1.0, **options)
 
 
 def test_no_scale_but_a_number(tuned: Any) -> None:
@@ -369,7 +369,7 @@ def test_memory_is_read_where_the_stored_keys_are_others(base_folder: Path, tmp_
 
 
 def test_a_merged_folder_says_what_evaluation_needs(tuned: Any, tmp_path: Path) -> None:
-    merge_timm(tuned.plan(), tuned.config, tmp_path / "out")
+    merge_weights(tuned.plan(), tuned.form, tmp_path / "out")
     assert kind_of(tmp_path / "out") == "merged"
     folder = open_merged(tmp_path / "out")
     assert folder.classes == ["ant", "bee", "çe"]

@@ -23,7 +23,7 @@ CLASSES = ["ant", "bee", "çe"]
 
 def test_onnxruntime_gives_the_tuned_logits_for_any_batch(tuned: Any, tmp_path: Path) -> None:
     network = PixelsToLogits(tuned.tuner)
-    preprocessing = tuned.config["pretrained_cfg"]
+    preprocessing = tuned.form.config["pretrained_cfg"]
     receipt = export_onnx(network, tuned.pixels, CLASSES, preprocessing, tmp_path / "out")
     path = tmp_path / "out" / "model.onnx"
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

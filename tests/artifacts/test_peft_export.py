@@ -37,7 +37,7 @@ def test_peft_gives_the_tuned_logits(
 ) -> None:
     tuned = make_tuned(METHODS[name])
     receipt = export_peft(
-        tuned.plan(), "owner/base", tuned.config, tmp_path / "out", reference=tuned.reference
+        tuned.plan(), "owner/base", tuned.form, tmp_path / "out", reference=tuned.reference
     )
     model = PeftModel.from_pretrained(plain_base(base_folder), tmp_path / "out").eval()
     with torch.no_grad():
@@ -50,7 +50,7 @@ def test_peft_gives_the_tuned_logits(
 
 def test_peft_at_another_image_size(base_folder: Path, make_tuned: Any, tmp_path: Path) -> None:
     tuned = make_tuned(None, (24, 48))
-    export_peft(tuned.plan(), "b", tuned.config, tmp_path / "out", reference=tuned.reference)
+    export_peft(tuned.plan(), "b", tuned.form, tmp_path / "out", reference=tuned.reference)
     base = plain_base(base_folder, img_size=(24, 48))
     model = PeftModel.from_pretrained(base, tmp_path / "out").eval()
     with torch.no_grad():
@@ -58,7 +58,7 @@ def test_peft_at_another_image_size(base_folder: Path, make_tuned: Any, tmp_path
 
 
 def test_the_tensors_are_w_phi_and_psi(base_folder: Path, tuned: Any, tmp_path: Path) -> None:
-    export_peft(tuned.plan(), "owner/base", tuned.config, tmp_path / "out")
+    export_peft(tuned.plan(), "owner/base", tuned.form, tmp_path / "out")
     written = load_file(tmp_path / "out" / "adapter_model.safetensors")
     stored = load_file(base_folder / "model.safetensors")
     phi, psi = tuned.tuner.phi["attn_out"], tuned.tuner.psi["attn_out"]
@@ -78,9 +78,9 @@ def test_the_scale_halves_the_update_and_keeps_the_head(
     base_folder: Path, tuned: Any, tmp_path: Path
 ) -> None:
     receipt = export_peft(
-        tuned.plan(scale=0.5), "b", tuned.config, tmp_path / "half", reference=tuned.reference
+        tuned.plan(scale=0.5), "b", tuned.form, tmp_path / "half", reference=tuned.reference
     )
-    export_peft(tuned.plan(), "b", tuned.config, tmp_path / "whole")
+    export_peft(tuned.plan(), "b", tuned.form, tmp_path / "whole")
     half = load_file(tmp_path / "half" / "adapter_model.safetensors")
     whole = load_file(tmp_path / "whole" / "adapter_model.safetensors")
     for key, tensor in whole.items():
@@ -90,7 +90,7 @@ def test_the_scale_halves_the_update_and_keeps_the_head(
 
 def test_bfloat16_reports_what_it_loses(tuned: Any, tmp_path: Path) -> None:
     receipt = export_peft(
-        tuned.plan(dtype="bfloat16"), "b", tuned.config, tmp_path / "o", reference=tuned.reference
+        tuned.plan(dtype="bfloat16"), "b", tuned.form, tmp_path / "o", reference=tuned.reference
     )
     assert 1e-4 < receipt.as_dict()["worst_relative_rounding"] < 0.01
     assert receipt.max_abs_logit_difference > 1e-4
@@ -99,7 +99,7 @@ def test_bfloat16_reports_what_it_loses(tuned: Any, tmp_path: Path) -> None:
 def test_wrong_logits_leave_nothing(tuned: Any, tmp_path: Path) -> None:
     wrong = Reference(tuned.pixels, tuned.logits.flip(0))
     with pytest.raises(VerificationFailed):
-        export_peft(tuned.plan(), "b", tuned.config, tmp_path / "out", reference=wrong)
+        export_peft(tuned.plan(), "b", tuned.form, tmp_path / "out", reference=wrong)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -107,9 +107,9 @@ def test_wrong_logits_leave_nothing(tuned: Any, tmp_path: Path) -> None:
 def test_what_is_no_lora_is_refused(method: Any, make_tuned: Any, tmp_path: Path) -> None:
     tuned = make_tuned(method)
     with pytest.raises(NotMergeable, match="no low-rank form") as caught:
-        export_peft(tuned.plan(), "b", tuned.config, tmp_path / "out")
+        export_peft(tuned.plan(), "b", tuned.form, tmp_path / "out")
     assert caught.value.exit_code == 2
-    assert "--format timm" in caught.value.hint
+    assert "without --format" in caught.value.hint
 
 
 def test_a_patch_beside_the_low_rank_ones_is_refused(tuned: Any, tmp_path: Path) -> None:
@@ -120,4 +120,4 @@ def test_a_patch_beside_the_low_rank_ones_is_refused(tuned: Any, tmp_path: Path)
     )
     object.__setattr__(plan, "merged", more)
     with pytest.raises(NotMergeable, match=r"norm\.bias"):
-        export_peft(plan, "b", tuned.config, tmp_path / "out")
+        export_peft(plan, "b", tuned.form, tmp_path / "out")

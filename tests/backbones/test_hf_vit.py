@@ -21,6 +21,7 @@ from gistcli.backbones.hf_vit import HFViT
 from gistcli.data import Preprocess
 from gistcli.data.transforms import Normalize, crop_transform
 from gistcli.errors import NotMergeable, NotSupported, UnknownName, WeightsError
+from gistcli.methods.full import Full
 from tests.backbones.hf_kinds import KINDS, build, network
 
 
@@ -209,6 +210,9 @@ def test_only_the_mask_token_is_never_read(hf: Backbone, pixels: Tensor) -> None
     hf({"pixels": pixels}).logits.square().sum().backward()
     unread = [n for n, p in hf.model.named_parameters() if p.grad is None]
     assert unread == hf.unused_names()
+    # what gets no gradient is not trained
+    owned = Full().attach(hf).trainable()
+    assert {n for n, _ in hf.model.named_parameters()} - owned.keys() == set(unread)
 
 
 def tuned_by_hand(hf: Backbone) -> list[nn.Parameter]:
