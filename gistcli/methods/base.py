@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -138,15 +139,32 @@ class Tuner(nn.Module):
     being used after it was replaced, by `load_state` or by sharding.
     """
 
+    def __init_subclass__(cls) -> None:
+        """Let every tuner leave the backbone as it was, where its own `__init__` refuses it."""
+        super().__init_subclass__()
+        own = cls.__init__
+
+        @functools.wraps(own)
+        def guarded(self: Tuner, *args: Any, **kwargs: Any) -> None:
+            try:
+                own(self, *args, **kwargs)
+            except BaseException:
+                if "switch" in self.__dict__:
+                    self.detach()
+                raise
+
+        if "__init__" in cls.__dict__:
+            cls.__init__ = guarded  # type: ignore[method-assign]
+
     def __init__(self, method: Method, backbone: Backbone, *, head: bool = True) -> None:
         super().__init__()
         backbone.require_uncompiled()
         backbone.freeze()
         self.method = method
-        self.switch = Switch()
-        self.sites: list[Site] = []
         object.__setattr__(self, "_backbone", backbone)
         self.owned = OwnedParameters(backbone)
+        self.sites: list[Site] = []
+        self.switch = Switch()
         if head:
             self.owned.take(backbone.head_names(), "head")
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from gistcli.backbones.base import Backbone
 from gistcli.backbones.sites import Output
-from gistcli.errors import NotSupported
 from gistcli.methods.base import (
     Capabilities,
     Merged,
@@ -63,13 +62,9 @@ class SsfTuner(Tuner):
         super().__init__(method, backbone, head=head)
         self.gamma, self.beta = nn.ParameterDict(), nn.ParameterDict()
         self.outputs = {re.sub(r"\W", "_", output.name): output for output in backbone.outputs()}
-        try:
-            for key, output in self.outputs.items():
-                output.map_output(self._scale(key), self.switch)
-                self._create(key, output)
-        except NotSupported:
-            self.detach()
-            raise
+        for key, output in self.outputs.items():
+            output.map_output(self._scale(key), self.switch)
+            self._create(key, output)
         self.require_trainable()
 
     def _create(self, key: str, output: Output) -> None:

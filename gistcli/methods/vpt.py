@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 from gistcli.backbones.base import Backbone
 from gistcli.backbones.tokens import MakeTokens
-from gistcli.errors import NotSupported
 from gistcli.methods.base import (
     Capabilities,
     Merged,
@@ -65,12 +64,8 @@ class VptTuner(Tuner):
 
     def __init__(self, method: Vpt, backbone: Backbone, *, head: bool = True) -> None:
         super().__init__(method, backbone, head=head)
-        try:
-            handle = backbone.insert_tokens("prompts", method.length, self._maker(0), self.switch)
-            width = backbone.require_one_width(method.name)
-        except NotSupported:
-            self.detach()
-            raise
+        handle = backbone.insert_tokens("prompts", method.length, self._maker(0), self.switch)
+        width = backbone.require_one_width(method.name)
         sets = backbone.depth if method.deep else 1
         for layer in range(1, sets):
             handle.refresh(layer, self._maker(layer))

@@ -12,6 +12,7 @@ from gistcli import registry
 from gistcli.errors import NotSupported
 from gistcli.methods.base import Tuner
 from gistcli.methods.gift import Gift
+from gistcli.methods.linear import Linear
 from gistcli.testing.acting import Batch, disturb, logits, train
 from gistcli.testing.cases import Case, refusal
 from gistcli.testing.refusals import REFUSED
@@ -25,6 +26,15 @@ def test_a_refused_pair_says_why_before_anything_is_trained(refused: Case) -> No
     if refused.configuration.name in registry.TABLES["methods"]:
         listed = REFUSED[refused.configuration.name][refused.kind.name]
         assert listed in error.message
+
+
+def test_refusing_leaves_the_backbone_as_it_was(refused: Case, batch: Batch) -> None:
+    backbone = refused.kind.backbone()
+    base = logits(backbone, batch)
+    with pytest.raises(NotSupported):
+        refused.method().attach(backbone)
+    assert torch.equal(logits(backbone, batch), base)
+    assert torch.equal(logits(Linear().attach(backbone).eval(), batch), base)
 
 
 def test_nothing_on_the_list_of_refused_pairs_works_by_now(case: Case) -> None:
