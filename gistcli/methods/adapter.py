@@ -25,6 +25,7 @@ from gistcli.backbones.sites import Blend, Point
 from gistcli.errors import NotSupported
 from gistcli.methods.base import Capabilities, Method, Recommended, Tuner
 from gistcli.methods.bottleneck import ACTIVATIONS, ActivationName, Bottleneck
+from gistcli.methods.options import Layers
 
 Start = Callable[[Tensor], Tensor]
 
@@ -122,7 +123,7 @@ class Adapter(Method):
     residual sum of the MLP, with a learned scale per channel."""
     dim: Annotated[int, Field(ge=1)] | None = None
     """Bottleneck; null is the variant's: 8, 8, 4, 64, 8 in the order above."""
-    layers: Literal["all"] | tuple[int, ...] = "all"
+    layers: Layers = "all"
     """Block numbers from 0."""
     scale: Annotated[float, Field(gt=0)] | None = None
     """s; null is 0.1 for parallel and adaptformer, else 1. adapter_plus starts from it."""

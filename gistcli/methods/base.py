@@ -285,13 +285,21 @@ class Tuner(nn.Module):
 
     # --- leaving ----------------------------------------------------------------------------
 
+    def merge_refusal(self) -> str | None:
+        """Why this network, tuned like this, cannot become plain weights; None where it can.
+
+        The words of the start of a run and of `NotMergeable`; no tensor of the network is read,
+        so that it can be asked on the meta device.
+        """
+        return self.method.capabilities().merge
+
     def merge(self) -> Merged:
         """The tuned network as patches of the stored tensors; needs no backbone in memory.
 
         Raises:
             NotMergeable: with the reason and what to do.
         """
-        reason = self.method.capabilities().merge
+        reason = self.merge_refusal()
         if reason is not None:
             raise NotMergeable(
                 f"{self.method.name} cannot become plain weights: {reason}.",

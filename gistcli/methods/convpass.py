@@ -22,6 +22,7 @@ from gistcli.backbones.sites import Blend
 from gistcli.errors import NotSupported
 from gistcli.methods.base import Capabilities, Method, Recommended, Tuner, full_precision
 from gistcli.methods.bottleneck import Bottleneck, quick_gelu
+from gistcli.methods.options import Layers
 
 BRANCHES = {"both": ("attention", "mlp"), "attention": ("attention",), "mlp": ("mlp",)}
 
@@ -39,7 +40,7 @@ class Convpass(Method):
     """Bottleneck."""
     after: Literal["both", "attention", "mlp"] = "both"
     """The branches of a block beside which one stands."""
-    layers: Literal["all"] | tuple[int, ...] = "all"
+    layers: Layers = "all"
     """Block numbers from 0."""
     scale: Annotated[float, Field(gt=0)] = 1.0
     """s; the paper searches 0.01 to 100 for every task."""

@@ -30,6 +30,7 @@ from gistcli.methods.base import (
     full_precision,
 )
 from gistcli.methods.low_rank import Fused, fuse, merged_low_rank, parameter_key
+from gistcli.methods.options import Layers, Targets
 
 
 class Fact(Method):
@@ -46,7 +47,7 @@ class Fact(Method):
     """R. The paper's largest is 16 for tt and 32 for tk."""
     scale: Annotated[float, Field(gt=0)] = 1.0
     """s. The paper tunes it for every task, from 0.01 to 100."""
-    targets: Annotated[tuple[str, ...], Field(min_length=1)] = (
+    targets: Targets = (
         "query",
         "key",
         "value",
@@ -55,7 +56,7 @@ class Fact(Method):
         "fc_out",
     )
     """Roles or names of the linear maps to tune."""
-    layers: Literal["all"] | tuple[int, ...] = "all"
+    layers: Layers = "all"
     """Block numbers from 0."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Dropout between S and V, in training."""

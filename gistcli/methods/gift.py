@@ -31,6 +31,7 @@ from gistcli.methods.base import (
 )
 from gistcli.methods.gift_blocks import USED_BY, BlockName, BlockOptions, build_block
 from gistcli.methods.low_rank import merged_low_rank
+from gistcli.methods.options import Layers, Targets
 from gistcli.methods.paca import decays, full_float, idle
 
 
@@ -45,9 +46,9 @@ class Gift(Method):
 
     rank: Annotated[int, Field(ge=1)] = 16
     """Width of phi and psi, and number of clusters."""
-    targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("attn_out",)
+    targets: Targets = ("attn_out",)
     """Roles or names of the linear maps to tune."""
-    layers: Literal["all"] | tuple[int, ...] = "all"
+    layers: Layers = "all"
     """Block numbers from 0."""
     share: Literal["role", "all", "none"] = "role"
     """Which sites share one (phi, psi): those of a role, all, or none. Always by input width, and

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -29,6 +29,7 @@ from gistcli.methods.base import (
     full_precision,
 )
 from gistcli.methods.low_rank import merged_low_rank
+from gistcli.methods.options import Layers, Targets
 from gistcli.methods.paca import (
     ClusterAttention,
     MixingBlock,
@@ -50,9 +51,9 @@ class GiftV1(Method):
 
     dim: Annotated[int, Field(ge=1)] = 48
     """Width of a token in the hyper-Transformer, and rank of the updates."""
-    targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("attn_out",)
+    targets: Targets = ("attn_out",)
     """Roles or names of the linear maps to tune; one hyper-Transformer for each shape."""
-    layers: Literal["all"] | tuple[int, ...] = "all"
+    layers: Layers = "all"
     """Block numbers from 0."""
     clusters: Annotated[int, Field(ge=1)] = 96
     """M, clusters of every block; those of the last block are the ones to look at."""

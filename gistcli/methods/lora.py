@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -27,6 +27,7 @@ from gistcli.methods.base import (
     full_precision,
 )
 from gistcli.methods.low_rank import Fused, fuse, merged_low_rank, parameter_key
+from gistcli.methods.options import Layers, Targets
 
 
 class Lora(Method):
@@ -40,9 +41,9 @@ class Lora(Method):
     """Width between A and B."""
     alpha: Annotated[float, Field(gt=0)] = 8.0
     """The update is multiplied by alpha / rank."""
-    targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("query", "value")
+    targets: Targets = ("query", "value")
     """Roles or names of the linear maps to tune."""
-    layers: Literal["all"] | tuple[int, ...] = "all"
+    layers: Layers = "all"
     """Block numbers from 0."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout on x where it enters A, in training."""

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from gistcli.backbones.base import Backbone
 from gistcli.backbones.sites import Site
-from gistcli.errors import NotMergeable, Refused
+from gistcli.errors import Refused
 from gistcli.methods.base import (
     Capabilities,
     Merged,
@@ -26,6 +26,7 @@ from gistcli.methods.base import (
     Tuner,
     full_precision,
 )
+from gistcli.methods.options import Layers
 
 Place = Literal["attention", "mlp"]
 ROLES: dict[Place, tuple[tuple[str, ...], ...]] = {
@@ -50,7 +51,7 @@ class RepAdapter(Method):
     """Groups of B: each writes its part of the width from its part of the bottleneck."""
     targets: Annotated[tuple[Place, ...], Field(min_length=1)] = ("attention", "mlp")
     """In front of what adapters stand."""
-    layers: Literal["all"] | tuple[int, ...] = "all"
+    layers: Layers = "all"
     """Block numbers from 0."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Dropout in the bottleneck, in training."""
@@ -125,14 +126,17 @@ class RepAdapterTuner(Tuner):
         # product, shift and sum in one kernel, no tensor of the update
         return torch.addmm(x.flatten(0, -2), code, self._up(key).to(x.dtype)).view(x.shape)
 
-    def _merged(self, head: Mapping[str, Tensor]) -> Merged:
+    def merge_refusal(self) -> str | None:
+        """A map without a bias, which could take up the adapter's shift."""
         without = [site.name for site in self.sites if site.module.bias is None]
-        if without:
-            raise NotMergeable(
-                f"{without[0]} has no bias that could hold the adapter's shift "
-                f"({len(without)} maps of {self.backbone.architecture} have none).",
-                "Keep the run directory, or export with `gist merge --format onnx`.",
-            )
+        if not without:
+            return super().merge_refusal()
+        return (
+            f"{without[0]} has no bias that could hold the adapter's shift "
+            f"({len(without)} maps of {self.backbone.architecture} have none)"
+        )
+
+    def _merged(self, head: Mapping[str, Tensor]) -> Merged:
         patches: dict[str, Patch] = {}
         for site in self.sites:
             key = self._keys[site.name]

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from gistcli.backbones.base import Backbone
 from gistcli.backbones.tokens import MakeTokens
+from gistcli.errors import NotMergeable
 from gistcli.methods.base import (
     Capabilities,
     Merged,
@@ -80,6 +81,16 @@ class VptTuner(Tuner):
             return F.dropout(tokens_BPD, self.method.dropout, self.training)
 
         return make
+
+    def merge_refusal(self) -> str | None:
+        """That of deep prompts, or of a network without registers."""
+        reason = super().merge_refusal()
+        if reason is None:
+            try:
+                self.backbone.register_tokens(self.prompts[0].detach())
+            except NotMergeable as error:
+                reason = error.message.removesuffix(".")
+        return reason
 
     def _merged(self, head: Mapping[str, Tensor]) -> Merged:
         new, model_args = self.backbone.register_tokens(self.prompts[0].detach())
