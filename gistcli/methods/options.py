@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
+
+NUMBERS = re.compile(r"\s*-?\d+\s*(,\s*-?\d+\s*)*")
 
 
 def _listed(value: Any) -> Any:
@@ -16,7 +19,9 @@ def _numbered(value: Any) -> Any:
     """`0,1` as a list, a number as a list of one; `all` stays."""
     if isinstance(value, int) and not isinstance(value, bool):
         return [value]
-    return value if value == "all" else _listed(value)
+    if isinstance(value, str) and NUMBERS.fullmatch(value):
+        return _listed(value)
+    return value
 
 
 Targets = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_listed)]
