@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -72,8 +72,15 @@ def optimiser_state(optimiser: Optimizer) -> dict[str, Tensor]:
     return state
 
 
-def load_optimiser_state(optimiser: Optimizer, state: Mapping[str, Tensor]) -> None:
+def load_optimiser_state(
+    optimiser: Optimizer, state: Mapping[str, Tensor], *, idle: Collection[str] = ()
+) -> None:
     """Puts back what `optimiser_state` gave, on the device of each parameter.
+
+    Args:
+        optimiser: of the parameters that the state is of.
+        state: as `optimiser_state` gives it.
+        idle: names of parameters that get no gradient, and so have no state.
 
     Raises:
         WeightsError: the state is of parameters other than the optimiser's.
@@ -89,8 +96,8 @@ def load_optimiser_state(optimiser: Optimizer, state: Mapping[str, Tensor]) -> N
                 "The checkpoint is of another method; start anew with --resume never.",
             )
         entries.setdefault(number[name], {})[key] = value
-    if entries and len(entries) != len(names):
-        missing = [n for n in names if number[n] not in entries]
+    missing = [n for n in names if number[n] not in entries and n not in idle]
+    if entries and missing:
         raise WeightsError(
             f"The optimiser state in the checkpoint lacks {', '.join(missing)}.",
             "The checkpoint is of another method; start anew with --resume never.",

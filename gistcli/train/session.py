@@ -63,7 +63,8 @@ class Session:
             self.objective.tuner.load_state(checkpoint.tuner)
         self.stepper = Stepper(self.objective, self.plan, self.accelerator, self.total)
         if checkpoint is not None:
-            load_optimiser_state(self.stepper.optimiser, checkpoint.optimiser)
+            idle = self.objective.tuner.idle()
+            load_optimiser_state(self.stepper.optimiser, checkpoint.optimiser, idle=idle)
             self.progress, self.history = checkpoint.progress, checkpoint.history
             self.best = dict(checkpoint.best) if checkpoint.best is not None else None
             self.reporter.say(f"Going on from step {self.progress.step} of {self.total}.")

@@ -109,6 +109,25 @@ def test_state_of_another_method_is_refused() -> None:
         )
 
 
+def test_parameters_without_a_gradient_have_no_state_to_lack() -> None:
+    plan = OptimPlan()
+    trained = trainable()
+    optimiser = build_optimiser(trained, plan)
+    for name, t in trained.items():
+        if name != "scale":
+            t.parameter.grad = torch.ones_like(t.parameter)
+    set_rates(optimiser, plan, 0, 20)
+    optimiser.step()
+    state = optimiser_state(optimiser)
+    with pytest.raises(WeightsError, match="lacks scale"):
+        load_optimiser_state(build_optimiser(trained, plan), state)
+    other = build_optimiser(trained, plan)
+    load_optimiser_state(other, state, idle={"scale"})
+    found = optimiser_state(other)
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[key], state[key]) for key in state)
+
+
 def test_an_unknown_optimiser_names_the_known_ones() -> None:
     with pytest.raises(UnknownName, match="adam"):
         build_optimiser(trainable(), OptimPlan(name="adam"))
