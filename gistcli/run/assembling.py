@@ -96,5 +96,5 @@ def say_parameters(assembly: Assembly, reporter: Reporter) -> None:
         f"trainable%: {share:.4f}  ({assembly.method.label()} {counts['method']:,}, "
         f"head {counts['head']:,})"
     )
-    reason = assembly.method.capabilities().merge
+    reason = assembly.tuner.merge_refusal()
     reporter.say(f"merge: {'exact' if reason is None else f'no: {reason}'}")

@@ -84,7 +84,9 @@ def finetune(
     place = settle(recipe, output, resume, overwrite)
     if place.done is not None:
         reporter.say(f"{place.run.path} holds this run, complete.")
-        return {**place.done, "run": str(place.run.path), **_pointers(place, recipe.build_method())}
+        method = recipe.build_method()
+        refusal = place.done.get("merge", method.capabilities().merge)
+        return {**place.done, "run": str(place.run.path), **_pointers(place, method, refusal)}
     job = prepare(recipe, place, reporter)
     _begin(job)
     recorders: list[Recorder] = [LogRecorder(job.place.run.log)]
@@ -233,20 +235,9 @@ def _fit(job: Job, accelerator: Accelerator, recorder: Recorder, reporter: Repor
 
 def _conclude(job: Job, fitted: FitResult, reporter: Reporter) -> dict[str, Any]:
     """Evaluate the chosen weights, test once, and write everything down."""
-    run, classes = job.place.run, job.catalog.classes
-    figures: dict[str, dict[str, Any]] = {}
-    for split in ("val", "test"):
-        if split in job.splits:
-            outputs = predict(
-                job.assembly.tuner,
-                job.splits[split],
-                job.eval_batch_size,
-                precision=job.precision,
-                reporter=reporter,
-                phase=split,
-            )
-            figures[split] = score(outputs, classes)
-            _keep_outputs(job, split, outputs, figures[split])
+    run = job.place.run
+    refusal = job.assembly.tuner.merge_refusal()
+    figures = _figures(job, reporter)
     write_curves(run.plots, fitted.history)
     info = run.write_tuner(job.assembly.tuner.state(), _tuner_info(job))
     result = {
@@ -255,6 +246,7 @@ def _conclude(job: Job, fitted: FitResult, reporter: Reporter) -> dict[str, Any]
         "examples": {s: len(split) for s, split in job.splits.items()},
         "method": job.assembly.method.label(),
         "parameters": info.parameters,
+        "merge": refusal,
         "seconds": round(fitted.seconds, 3),
         "samples_per_second": round(fitted.samples_per_second, 3),
         "peak_memory_bytes": fitted.peak_memory_bytes,
@@ -266,7 +258,26 @@ def _conclude(job: Job, fitted: FitResult, reporter: Reporter) -> dict[str, Any]
         "data_fingerprint": job.catalog.fingerprint(),
     }
     run.write_result(result)
-    return {"run": str(run.path), **result, **_pointers(job.place, job.assembly.method)}
+    pointers = _pointers(job.place, job.assembly.method, refusal)
+    return {"run": str(run.path), **result, **pointers}
+
+
+def _figures(job: Job, reporter: Reporter) -> dict[str, dict[str, Any]]:
+    """Figures of val and test; what they rest on is kept in the run."""
+    figures: dict[str, dict[str, Any]] = {}
+    for split in ("val", "test"):
+        if split in job.splits:
+            outputs = predict(
+                job.assembly.tuner,
+                job.splits[split],
+                job.eval_batch_size,
+                precision=job.precision,
+                reporter=reporter,
+                phase=split,
+            )
+            figures[split] = score(outputs, job.catalog.classes)
+            _keep_outputs(job, split, outputs, figures[split])
+    return figures
 
 
 def _keep_outputs(job: Job, split: str, outputs: Predictions, figures: Mapping[str, Any]) -> None:
@@ -295,13 +306,19 @@ def _tuner_info(job: Job) -> TunerInfo:
     )
 
 
-def _pointers(place: Place, method: Method) -> dict[str, Any]:
-    """Where things are, and the commands that a user is likely to want next."""
+def _pointers(place: Place, method: Method, refusal: str | None) -> dict[str, Any]:
+    """Where things are, and the commands that a user is likely to want next.
+
+    Args:
+        place: of the run.
+        method: that it was trained with.
+        refusal: why it cannot become plain weights; None where it can.
+    """
     run = str(place.run.path)
-    merged = f"{run}-merged"
+    export = [f"{run}-merged"] if refusal is None else [f"{run}-onnx", "--format", "onnx"]
     commands = [
         ["gist", "eval", run],
-        ["gist", "merge", run, "-o", merged],
+        ["gist", "merge", run, "-o", *export],
         ["gist", "predict", run, "PHOTO", "-o", "predictions.csv"],
     ]
     if method.capabilities().clusters:
