@@ -12,9 +12,10 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.markup import escape
 
+from gistcli.console.listed import show_list
 from gistcli.console.progress import duration
 from gistcli.console.reporter import open_console
-from gistcli.console.tables import make_table, make_tree, shown
+from gistcli.console.tables import make_table, make_tree
 
 _MANY = 20
 
@@ -229,27 +230,7 @@ def _demo(console: Console, result: Result) -> None:
 
 
 def _list(console: Console, result: Result) -> None:
-    entries: Sequence[Mapping[str, Any]] = result.value
-    if not entries:
-        console.print(f"no {result.title}")
-    elif any(e.get("capabilities") or e.get("options") for e in entries):
-        rows = [[e["name"], e["summary"], _capable(e), ", ".join(e["options"])] for e in entries]
-        console.print(make_table("", ["name", "what it is", "can", "options"], rows))
-    else:
-        for e in entries:
-            line = f"[bold]{escape(e['name'])}[/]  {escape(e['summary'])}"
-            console.print(line.rstrip(), soft_wrap=True)
-
-
-def _capable(entry: Mapping[str, Any]) -> str:
-    """`merge` is null where it works and the reason where not; the others are yes or no."""
-    able = []
-    for name, value in entry["capabilities"].items():
-        if name == "merge":
-            able += ["merge"] if value in (None, True) else []
-        elif value:
-            able.append(name if value is True else f"{name} {shown(value)}")
-    return ", ".join(able)
+    show_list(console, result.value, result.title)
 
 
 _VIEWS: dict[str, Callable[[Console, Result], None]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -10,6 +11,7 @@ from gistcli.backbones.loading import supported_models
 from gistcli.backbones.locating import EMBEDDED
 from gistcli.errors import UnknownName, did_you_mean
 from gistcli.methods.base import Method
+from gistcli.methods.choices import choices
 
 KINDS = ("methods", "models")
 
@@ -31,20 +33,41 @@ def _methods() -> list[dict[str, Any]]:
 
 def _method(kind: type[Method], name: str) -> dict[str, Any]:
     properties = kind.model_json_schema().get("properties", {})
+    countable = choices(kind)
     options = {
         option: {
             "default": properties[option].get("default"),
-            "description": field.description or "",
+            "choices": countable.get(option),
+            "description": " ".join((field.description or "").split()),
         }
         for option, field in kind.model_fields.items()
     }
     return {
         "name": name,
         "summary": kind.summary,
+        "label": kind().label(),
         "capabilities": asdict(kind().capabilities()),
         "options": options,
+        "variants": list(_variants(kind)),
         "recommended": {m: asdict(r) for m, r in kind.recommended.items()},
     }
+
+
+def _variants(kind: type[Method]) -> Iterator[dict[str, Any]]:
+    """The values of flags and choices with which a method can other things, or is called so."""
+    plain = kind()
+    before = asdict(plain.capabilities())
+    for option, values in choices(kind).items():
+        for value in values:
+            other = kind(**{option: value})
+            able = {k: v for k, v in asdict(other.capabilities()).items() if v != before[k]}
+            if able or other.label() != plain.label():
+                yield {
+                    "option": option,
+                    "value": value,
+                    "label": other.label(),
+                    "capabilities": able,
+                }
 
 
 def _models() -> list[dict[str, Any]]:

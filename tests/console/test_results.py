@@ -58,14 +58,31 @@ def test_a_list_of_methods_shows_what_they_can() -> None:
         "name": "gift",
         "summary": "W (I + phi psi)",
         "capabilities": {"merge": None, "clusters": True, "tokens": False},
-        "options": {"rank": {}, "targets": {}},
+        "options": {
+            "rank": {"default": 16, "choices": None},
+            "targets": {"default": ["query", "value"]},
+            "share": {"default": "role", "choices": ["role", "all"]},
+        },
     }
-    stuck = {**entry, "name": "deep", "capabilities": {"merge": "it has tokens"}}
+    stuck = {
+        "name": "prompts",
+        "label": "prompts (untrained)",
+        "summary": "tokens",
+        "capabilities": {"merge": "it has tokens"},
+        "options": {"deep": {"default": True, "choices": [False, True]}, "dim": {"default": None}},
+        "variants": [{"option": "deep", "value": False, "capabilities": {"merge": None}}],
+    }
     text = shown("list", [entry, stuck], "methods")
-    gift, deep = (next(x for x in text.splitlines() if n in x) for n in ("gift", "deep"))
-    assert "merge, clusters" in gift
-    assert "rank, targets" in gift
-    assert "merge" not in deep
+    assert "rank=16, targets=query,value, share=role|all" in text
+    assert "deep=true, dim=null" in text
+    assert "label: prompts (untrained)" in text
+    gift, prompts = text.split("merge: becomes")[0].split("prompts", 1)
+    assert {"merge", "clusters"} <= set(gift.split())
+    assert "merge (deep=false)" in prompts
+    assert "merge " not in prompts.replace("merge (deep=false)", "")
+    assert "clusters: shows" in text
+    assert "low_rank" not in text
+    assert max(map(len, text.splitlines())) <= 100
 
 
 def test_an_empty_list_says_so() -> None:
