@@ -111,9 +111,11 @@ def _problem(
     if "extra_forbidden" in kinds:
         return Problem(key, _unknown(path, values))
     found = _shown(errors[0]["input"])
-    custom = [e["msg"] for e in errors if _expected(key, e) is None]
+    # pydantic puts "Value error, " before what a method's own validator says
+    messages = [e["msg"].removeprefix("Value error, ") for e in errors if _expected(key, e) is None]
+    custom = list(dict.fromkeys(messages))
     if custom:
-        return Problem(key, "; ".join(dict.fromkeys(custom)))
+        return Problem(key, "; ".join(custom))
     choices = [c for e in errors if e["type"] == "literal_error" for c in _choices(e)]
     if choices and len(errors) == 1:
         return Problem(key, f"found {found}. {did_you_mean(str(errors[0]['input']), choices)}")

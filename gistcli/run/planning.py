@@ -7,6 +7,7 @@ from typing import Any
 
 from gistcli.data import Catalog, open_catalog
 from gistcli.errors import GistError, Refused
+from gistcli.methods.base import Method
 from gistcli.recipe import Recipe
 from gistcli.reporting import SILENT, Reporter
 from gistcli.run.assembling import assemble, say_parameters, site_rows
@@ -36,6 +37,7 @@ def dry_run(recipe: Recipe, *, reporter: Reporter = SILENT) -> dict[str, Any]:
         parameters["head"] = None
         reporter.warn("Without data the classes are unknown: counts are without the head.")
     say_parameters(assembly, reporter)
+    _warn_of_files(assembly.method, reporter)
     say_defaults(recipe, reporter)
     plan = training_plan(recipe)
     steps = None
@@ -50,6 +52,13 @@ def dry_run(recipe: Recipe, *, reporter: Reporter = SILENT) -> dict[str, Any]:
         "classes": catalog.classes if catalog else None,
         "examples": catalog.counts() if catalog else None,
     }
+
+
+def _warn_of_files(method: Method, reporter: Reporter) -> None:
+    """Names the files that the method's options point at and that are not there."""
+    for option, value in method:
+        if isinstance(value, Path) and not value.exists():
+            reporter.warn(f"not looked at: method.{option} ({value} does not exist)")
 
 
 def _catalog(recipe: Recipe, reporter: Reporter) -> Catalog | None:
