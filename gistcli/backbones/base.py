@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -258,7 +257,7 @@ class Backbone(nn.Module, abc.ABC):
             if not hits:
                 missing.append(target)
         if missing:
-            known = {s.role for s in sites} | {_family_name(s) for s in sites}
+            known = {s.role for s in sites} | {s.family_name for s in sites}
             text = ", ".join(repr(m) for m in missing)
             hint = " ".join(did_you_mean(m, known) for m in missing)
             raise UnknownName(f"targets: {text} matches nothing in {self.name}.", hint)
@@ -368,11 +367,6 @@ def initialise_head(head: nn.Linear, seed: int) -> None:
         head.weight.copy_(weight)
         if head.bias is not None:
             head.bias.zero_()
-
-
-def _family_name(site: Site) -> str:
-    """`attn.proj` for `blocks.3.attn.proj`."""
-    return re.sub(r"^.*\.\d+\.", "", site.module_name)
 
 
 def _names(site: Site, target: str) -> bool:

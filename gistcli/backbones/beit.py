@@ -10,16 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gistcli.backbones.base import Origin
-from gistcli.backbones.beit_blocks import BeitBlocks
+from gistcli.backbones.plain import PlainBlocks
 from gistcli.backbones.sites import Tap
 from gistcli.backbones.timm_family import built_in
 from gistcli.backbones.tokens import InsertedTokens
-from gistcli.errors import NotSupported
 
 TABLE, SHARED = "relative_position_bias_table", "shared_rel_pos_bias"
 
 
-class Beit(BeitBlocks):
+class Beit(PlainBlocks):
     """A timm Beit: a class token, patches, a bias for every pair of relative positions.
 
     Inserted tokens have no position: their rows and columns of the bias are zero.
@@ -28,12 +27,9 @@ class Beit(BeitBlocks):
         NotSupported: the network is of another kind.
     """
 
+    networks = (TimmBeit,)
+
     def __init__(self, model: nn.Module, origin: Origin) -> None:
-        if type(model) is not TimmBeit:
-            raise NotSupported(
-                f"{origin.architecture} is a {type(model).__name__}, not a Beit.",
-                "See `gist list models` for the backbones that can be tuned.",
-            )
         super().__init__(model, origin)
         self.carry_tokens(self.cls_tokens, Tap(self.timm.pos_drop, output=True), self.timm.norm)
         assert self.inserted is not None

@@ -13,10 +13,10 @@ from gistcli.backbones.base import Backbone, Origin, Ran, initialise_head
 from gistcli.backbones.hf_images import Images, read_images
 from gistcli.backbones.hf_keys import stored_keys
 from gistcli.backbones.layout import Features, TokenLayout
+from gistcli.backbones.parts import affine_outputs
 from gistcli.backbones.sites import Output, Point, Site, Tap
 from gistcli.backbones.stored import StoredKeys
 from gistcli.backbones.timm_family import unknown_point
-from gistcli.backbones.vit import affine_outputs
 from gistcli.errors import NotSupported
 
 ROLES = {

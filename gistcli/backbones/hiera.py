@@ -9,18 +9,17 @@ from timm.models.hiera import Hiera
 from torch import Tensor, nn
 
 from gistcli.backbones.base import Origin
-from gistcli.backbones.hierarchical import Hierarchical
 from gistcli.backbones.layout import Features, TokenLayout
 from gistcli.backbones.sites import Output, Site
+from gistcli.backbones.timm_blocks import TimmBlocks
 from gistcli.backbones.timm_family import built_in
-from gistcli.backbones.vit import affine_outputs
-from gistcli.errors import NotSupported, Refused
+from gistcli.errors import Refused
 
 BEFORE_POOLING = ("query", "key", "value", "qkv")
 """Roles that see the tokens as they enter the block."""
 
 
-class HieraViT(Hierarchical):
+class HieraViT(TimmBlocks):
     """A Hiera network, with either kind of position embedding.
 
     Between the blocks the tokens are not in rows and columns but in the order in which pooling
@@ -31,19 +30,17 @@ class HieraViT(Hierarchical):
 
     Raises:
         NotSupported: the network is of another kind.
-        Refused: an image size that mask units do not divide.
+        Refused: an image size that mask units do not divide, or that the weights do not have.
     """
 
+    networks = (Hiera,)
     token_refusal = "it attends within mask units and pools its tokens by position"
 
     def __init__(self, model: nn.Module, origin: Origin) -> None:
-        if type(model) is not Hiera:
-            raise NotSupported(
-                f"{origin.architecture} is a {type(model).__name__}, not a Hiera.",
-                "See `gist list models` for the backbones that can be tuned.",
-            )
         super().__init__(model, origin)
         self._require_whole_units()
+        if origin.config:  # opened by name, for weights that there are
+            self._require_stored_size()
 
     def _require_whole_units(self) -> None:
         model = self.timm
@@ -58,6 +55,14 @@ class HieraViT(Hierarchical):
                 f"Height and width must be multiples of {step[0]} and {step[1]}.",
             )
 
+    def _require_stored_size(self) -> None:
+        """Absolute positions are not resampled, and fit any image of as many tokens."""
+        if self.timm.pos_embed_win is None and self.image_size != self.stored_size:
+            raise Refused(
+                f"{self.architecture} cannot take images of {self.image_size} pixels.",
+                "Its position embedding is of one image size: leave model.img_size out.",
+            )
+
     @staticmethod
     def accepts(architecture: str) -> bool:
         """Whether an architecture name is of this family."""
@@ -69,11 +74,6 @@ class HieraViT(Hierarchical):
         shape, stride = self.timm.tokens_spatial_shape, self.timm.patch_stride
         return shape[0] * stride[0], shape[1] * stride[1]
 
-    @property
-    def block_paths(self) -> list[str]:
-        """`blocks.N`."""
-        return [f"blocks.{number}" for number in range(len(self.timm.blocks))]
-
     # --- seams ------------------------------------------------------------------------------
 
     def aligned(self, block: Any, after: str) -> bool:
@@ -83,10 +83,9 @@ class HieraViT(Hierarchical):
     def outputs(self) -> list[Output]:
         """Patch embedding, norms and linear maps of every block, the head's norm."""
         paths = ["patch_embed.proj"]
-        parts = ["norm1", "proj", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"]
-        for path, block in zip(self.block_paths, self.timm.blocks, strict=True):
-            paths += [f"{path}.{part}" for part in parts if part != "proj" or block.proj]
-        return affine_outputs(self.model, [*paths, "head.norm"])
+        parts = ("norm1", "proj", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+        paths += [f"{path}.{part}" for path in self.block_paths for part in parts]
+        return self.outputs_at([*paths, "head.norm"])
 
     # --- running ----------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ model. A tuner passes its own Switch, so that two tuners on one backbone switch 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,6 +72,11 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
+def within_block(path: str) -> str:
+    """What stands behind the block's number, which need not be the layer's, in a path or name."""
+    return re.sub(r"^.*\.\d+\.", "", path)
+
+
 @dataclass(frozen=True, eq=False)
 class Site:
     """One linear map y = x W^T + b: a module, or some of its output rows (a fused qkv).
@@ -92,6 +98,11 @@ class Site:
     module: nn.Linear = field(repr=False)
     rows: slice | None = None
     parent: nn.Module | None = field(default=None, repr=False)
+
+    @property
+    def family_name(self) -> str:
+        """The family's own name for the map: `attn.proj` for `blocks.3.attn.proj`."""
+        return within_block(self.module_name)
 
     @property
     def d_in(self) -> int:

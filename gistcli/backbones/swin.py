@@ -5,18 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from timm.models.swin_transformer import SwinTransformer, window_reverse
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import Tensor, nn
 
-from gistcli.backbones.base import Origin
-from gistcli.backbones.hierarchical import MLP, Hierarchical
 from gistcli.backbones.layout import Features, TokenLayout
 from gistcli.backbones.sites import Output, Site, Tap
+from gistcli.backbones.timm_blocks import MLP, TimmBlocks
 from gistcli.backbones.timm_family import built_in
-from gistcli.backbones.vit import affine_outputs
-from gistcli.errors import NotSupported
 
 ATTENTION, FEED_FORWARD = ("attn.qkv", "attn.proj"), ("mlp.fc1", "mlp.fc2")
 
@@ -32,7 +28,7 @@ class StagedLayout(TokenLayout):
     stages: tuple[tuple[int, int], ...] = ()
 
 
-class Swin(Hierarchical):
+class Swin(TimmBlocks):
     """Swin (also the searched S3 variants) and Swin V2, whose norms stand behind the branches.
 
     Activations between the blocks are (B, H, W, D); inside attention they are windows
@@ -46,15 +42,8 @@ class Swin(Hierarchical):
         NotSupported: the network is of another kind.
     """
 
+    networks = (SwinTransformer, SwinTransformerV2)
     token_refusal = "it attends within windows, which have no place for one"
-
-    def __init__(self, model: nn.Module, origin: Origin) -> None:
-        if type(model) not in (SwinTransformer, SwinTransformerV2):
-            raise NotSupported(
-                f"{origin.architecture} is a {type(model).__name__}, not a Swin or Swin V2.",
-                "See `gist list models` for the backbones that can be tuned.",
-            )
-        super().__init__(model, origin)
 
     @staticmethod
     def accepts(architecture: str) -> bool:
@@ -71,17 +60,6 @@ class Swin(Hierarchical):
         ]
 
     # --- seams ------------------------------------------------------------------------------
-
-    def qkv_parent(self, block: Any) -> nn.Module | None:
-        """The attention of a V2 block with biases."""
-        attention = block.attn
-        computes = getattr(attention, "q_bias", None) is not None
-        return attention if computes and not attention.qkv_bias_separate else None
-
-    def bypassed_bias(self, site: Site) -> Tensor | None:
-        """(3 D,) biases of query, key (zero) and value."""
-        attention: Any = site.parent
-        return torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
 
     def taps(self, block: Any, branch: str) -> tuple[Tap, Tap]:
         """Residual and x_in; the same tensor in a V2 block."""
@@ -105,8 +83,7 @@ class Swin(Hierarchical):
                 paths += [f"layers.{stage}.downsample.{part}" for part in merging]
             for number in range(len(layer.blocks)):
                 paths += [f"layers.{stage}.blocks.{number}.{part}" for part in parts]
-        bypassed = any(self.qkv_parent(block) is not None for block in self.blocks)
-        return affine_outputs(self.model, [*paths, "norm"], ("attn.qkv",) if bypassed else ())
+        return self.outputs_at([*paths, "norm"])
 
     # --- running ----------------------------------------------------------------------------
 

@@ -2,24 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from timm.data import resolve_model_data_config
+from timm.layers import to_2tuple
 from timm.models import is_model, model_entrypoint
 from torch import Tensor, nn
 
 from gistcli.backbones.base import Backbone, Origin, initialise_head
-from gistcli.errors import UnknownName, did_you_mean
+from gistcli.errors import NotSupported, UnknownName, did_you_mean
+
+POSITIONS = "pos_embed"
 
 
 class TimmBackbone(Backbone):
-    """A network built by timm."""
+    """A network built by timm.
+
+    Raises:
+        NotSupported: the network is of another kind; nothing about it is changed then.
+    """
+
+    networks: ClassVar[tuple[type[nn.Module], ...]]
+    """timm's classes, those derived from them excluded."""
 
     def __init__(self, model: nn.Module, origin: Origin) -> None:
+        reason = self.refusal(model)
+        if reason is not None:
+            raise NotSupported(
+                f"{origin.architecture} is {reason}.",
+                "See `gist list models` for the backbones that can be tuned.",
+            )
         super().__init__()
         self.model = model
         self.origin = origin
         self.freeze()
+
+    @classmethod
+    def refusal(cls, model: Any) -> str | None:
+        """What keeps a network from being of this family, behind "it is"; None for one that is."""
+        if type(model) in cls.networks:
+            return None
+        names = " or ".join(network.__name__ for network in cls.networks)
+        return f"of the class {type(model).__name__}, not {names}"
 
     @property
     def timm(self) -> Any:
@@ -33,6 +57,13 @@ class TimmBackbone(Backbone):
         return height, width
 
     @property
+    def stored_size(self) -> tuple[int, int]:
+        """Height and width in pixels of the images that the stored weights are for."""
+        stored = self.timm.pretrained_model_args.get("img_size")
+        height, width = to_2tuple(stored or self.timm.pretrained_cfg["input_size"][-2:])
+        return height, width
+
+    @property
     def license(self) -> str | None:
         """What timm's configuration says."""
         found: str | None = self.timm.pretrained_cfg.get("license")
@@ -43,6 +74,13 @@ class TimmBackbone(Backbone):
         config = resolve_model_data_config(self.model)
         channels = config["input_size"][0]
         return {**config, "input_size": (channels, *self.image_size)}
+
+    def resampled(self) -> dict[str, Tensor]:
+        """Position embeddings too where another grid has as many patches: their shape stays."""
+        found, state = super().resampled(), self.model.state_dict()
+        if self.origin.weights and self.image_size != self.stored_size and POSITIONS in state:
+            found[POSITIONS] = state[POSITIONS]
+        return found
 
     def heads(self) -> dict[str, nn.Linear]:
         """The linear maps that give logits, by path; two where a network was distilled."""

@@ -10,7 +10,6 @@ O = d_out, M = clusters, L = sites, h and w = rows and columns of patches.
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,15 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from gistcli.backbones.sites import Site
+from gistcli.backbones.sites import Site, within_block
 from gistcli.errors import NotSupported, UnknownName, WeightsError
 from gistcli.evaluate.classify import evaluation_mode
 from gistcli.methods.base import Tuner
 
 CHUNK = 16
 """Images in one forward pass: the outputs of all sites are held at once."""
-BLOCK_PATH = r"^.*\.\d+\."
-"""What stands before a site's name within its block; its last number need not be the layer's."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +57,7 @@ class ClusterMaps:
         layer, name = self.layers[site], self.names[site]
         if Counter(self.layers)[layer] == 1:
             return f"layer {layer}"
-        return f"layer {layer} {re.sub(BLOCK_PATH, '', name)}"
+        return f"layer {layer} {within_block(name)}"
 
     def sites_of(self, layers: Sequence[int] | None) -> list[int]:
         """Positions on the L axis of the sites in some layers; None means all.

@@ -141,7 +141,7 @@ def test_a_hook_on_the_fused_projection_would_be_dead() -> None:
 
 def test_another_class_is_refused() -> None:
     model = timm.create_model("vit_tiny_patch16_224", **TINY)
-    with pytest.raises(NotSupported, match="a VisionTransformer, not a Beit"):
+    with pytest.raises(NotSupported, match="the class VisionTransformer, not Beit"):
         Beit(model, Origin("tiny", "vit_tiny_patch16_224"))
 
 

@@ -122,7 +122,7 @@ def test_a_gated_attention_is_refused() -> None:
 
 
 def test_another_class_is_refused() -> None:
-    with pytest.raises(NotSupported, match="a VisionTransformer, not an Eva"):
+    with pytest.raises(NotSupported, match="the class VisionTransformer, not Eva"):
         EvaViT(network("vit_tiny_patch16_224"), Origin("tiny", "vit_tiny_patch16_224"))
 
 

@@ -38,7 +38,7 @@ def maps_of(backbone: Backbone, role: str, layer: int, pixels: Tensor) -> Tensor
 
 def test_another_architecture_is_refused() -> None:
     model = timm.create_model("vit_tiny_patch16_224", depth=1)
-    with pytest.raises(NotSupported, match="VisionTransformer, not a Hiera"):
+    with pytest.raises(NotSupported, match="the class VisionTransformer, not Hiera"):
         HieraViT(model, Origin("vit", "vit_tiny_patch16_224"))
     assert "hiera_small_abswin_256" in supported_models()
     assert "sam2_hiera_tiny" not in supported_models()
@@ -107,10 +107,20 @@ def test_an_image_size_that_mask_units_do_not_divide_is_refused(
 
 
 def test_the_published_sizes_are_multiples_of_32() -> None:
-    assert open_backbone("hiera_tiny_224", img_size=256, meta=True).depth == 12
+    assert open_backbone("hiera_small_abswin_256", img_size=224, meta=True).depth == 16
     with pytest.raises(Refused) as caught:
-        open_backbone("hiera_tiny_224", img_size=240, meta=True)
+        open_backbone("hiera_small_abswin_256", img_size=240, meta=True)
     assert "multiples of 32 and 32" in caught.value.hint
+
+
+@pytest.mark.parametrize("img_size", [256, (448, 112)])
+def test_absolute_positions_are_of_one_image_size_though_as_many_tokens_would_fit(
+    img_size: int | tuple[int, int],
+) -> None:
+    with pytest.raises(Refused, match="cannot take images") as caught:
+        open_backbone("hiera_tiny_224", img_size=img_size, meta=True)
+    assert "leave model.img_size out" in caught.value.hint
+    assert open_backbone("hiera_tiny_224", img_size=224, meta=True).depth == 12
 
 
 def place(row: int, column: int, side: int, strides: int) -> int:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from gistcli.artifacts.plan import plan_merge
 from gistcli.artifacts.timm_export import backbone_args, timm_config
 from gistcli.backbones import Backbone, Site, Switch, open_backbone
-from gistcli.errors import NotSupported, UnknownName, WeightsError
+from gistcli.errors import NotSupported, WeightsError
 from gistcli.methods.base import Method, Tuner
 from gistcli.methods.full import Full
 from gistcli.methods.gift import Gift
@@ -135,7 +135,7 @@ def test_a_point_sees_its_branch_and_says_what_is_aligned(
     base = logits(tiny, pixels)
     for layer in range(tiny.depth):
         if after == "qkv" and tiny.sites(["qkv"])[0].parent is not None:
-            with pytest.raises(UnknownName, match="No point 'qkv'"):
+            with pytest.raises(NotSupported, match="reads its weight"):
                 tiny.point(after, layer)
             continue
         point, switch, seen = tiny.point(after, layer), Switch(), {}

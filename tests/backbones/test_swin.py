@@ -32,7 +32,7 @@ def forward(backbone: Backbone, pixels: Tensor) -> Tensor:
 
 def test_another_architecture_is_refused() -> None:
     model = timm.create_model("vit_tiny_patch16_224", depth=1)
-    with pytest.raises(NotSupported, match="VisionTransformer, not a Swin"):
+    with pytest.raises(NotSupported, match="the class VisionTransformer, not Swin"):
         Swin(model, Origin("vit", "vit_tiny_patch16_224"))
 
 
