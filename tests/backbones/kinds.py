@@ -18,6 +18,13 @@ def _kind(name: str, family: str, architecture: str, **args: object) -> Kind:
 NEW = [
     _kind("DeiT3", "vit", "deit3_small_patch16_224"),
     _kind("DINOv2", "vit", "vit_small_patch14_dinov2"),
+    _kind("registers with positions", "vit", "vit_tiny_patch16_224", reg_tokens=4),
+    _kind("average beside registers", "vit", "test_vit2"),
+    _kind("map over registers", "vit", "test_vit3"),
+    _kind("norms of queries and keys", "vit", "vit_tiny_patch16_224", qk_norm=True),
+    _kind("differential attention", "vit", "vit_dwee_patch16_reg1_gap_256", qk_norm=True),
+    _kind("BEiT 3", "vit", "beit3_base_patch16_224"),
+    _kind("AIMv2", "vit", "aimv2_large_patch14_224"),
     _kind("EVA", "eva", "eva_giant_patch14_224"),
     _kind("EVA02", "eva", "eva02_tiny_patch14_224"),
     _kind("EVA02 CLIP", "eva", "eva02_base_patch16_clip_224"),
@@ -30,7 +37,14 @@ NEW = [
     _kind("BEiT shared bias", "beit", "beitv2_base_patch16_224", use_shared_rel_pos_bias=True),
 ]
 ALL = {kind.name: kind for kind in (*KINDS.values(), *NEW) if kind.family in ("vit", "eva", "beit")}
-WITHOUT_REGISTERS = {"DeiT distilled", "Perception Encoder", "BEiT", "BEiT shared bias"}
+WITHOUT_REGISTERS = {
+    "DeiT distilled": "no register tokens",
+    "map over registers": "pools over all tokens",
+    "Perception Encoder": "pools over all tokens",
+    "BEiT": "no register tokens",
+    "BEiT shared bias": "no register tokens",
+}
+"""Kind -> why inserted tokens are no registers of it."""
 
 
 def stock(kind: Kind, backbone: Backbone, **more: object) -> nn.Module:
@@ -40,7 +54,7 @@ def stock(kind: Kind, backbone: Backbone, **more: object) -> nn.Module:
     return network.eval()
 
 
-def logits(backbone: Backbone, pixels: Tensor) -> Tensor:
+def logits(backbone: nn.Module, pixels: Tensor) -> Tensor:
     with torch.no_grad():
         return backbone({"pixels": pixels}).logits
 

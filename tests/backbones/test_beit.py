@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
-from timm.models import save_for_hf
 from torch import Tensor, nn
 
-from gistcli.artifacts.plan import plan_merge
-from gistcli.artifacts.timm_export import backbone_args, timm_config
 from gistcli.backbones import Backbone, Switch, open_backbone
 from gistcli.backbones.base import Origin
 from gistcli.backbones.beit import Beit, extended
 from gistcli.backbones.loading import supported_models
 from gistcli.errors import NotSupported
-from gistcli.methods.gift import Gift
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
 NAME = "beit_base_patch16_224"
@@ -143,31 +137,6 @@ def test_another_class_is_refused() -> None:
     model = timm.create_model("vit_tiny_patch16_224", **TINY)
     with pytest.raises(NotSupported, match="the class VisionTransformer, not Beit"):
         Beit(model, Origin("tiny", "vit_tiny_patch16_224"))
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning:timm.layers.interpolate")
-@pytest.mark.parametrize("size", [32, 48])
-def test_a_merged_folder_loads_in_timm(tmp_path: Path, size: int) -> None:
-    save_for_hf(network(), tmp_path / "base", model_args=TINY, safe_serialization=True)
-    backbone = open_backbone(str(tmp_path / "base"), img_size=size)
-    backbone.reset_head(3)
-    resampled = [name for name in backbone.resampled() if name.endswith("_table")]
-    assert len(resampled) == (0 if size == 32 else 2)
-    tuner = Gift(rank=3, targets=("query", "value")).attach(backbone).eval()
-    pixels = torch.randn(2, 3, size, size)
-    with torch.no_grad():
-        for trained in tuner.trainable().values():
-            trained.parameter.normal_(0, 0.3)
-        expected = tuner({"pixels": pixels}).logits
-    args, cfg = backbone_args(backbone.origin.config), backbone.model.pretrained_cfg
-    config = timm_config(NAME, cfg, list("abc"), backbone.data_config(), args)
-    folder = tmp_path / "merged"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(config))
-    plan_merge(tuner).write(folder / "model.safetensors")
-    with torch.no_grad():
-        theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-        assert torch.allclose(theirs(pixels), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["beit_base_patch16_384", "beitv2_base_patch16_224"])

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
-from timm.models import save_for_hf
 from timm.models.eva import EvaBlockPostNorm
 from torch import Tensor, nn
 
-from gistcli.artifacts.plan import plan_merge
-from gistcli.artifacts.timm_export import backbone_args, timm_config
 from gistcli.backbones import Backbone, Switch, open_backbone
 from gistcli.backbones.base import Origin
 from gistcli.backbones.eva import EvaViT
 from gistcli.backbones.loading import supported_models
 from gistcli.errors import NotSupported
-from gistcli.methods.gift import Gift
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
 PIXELS = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
@@ -124,30 +118,6 @@ def test_a_gated_attention_is_refused() -> None:
 def test_another_class_is_refused() -> None:
     with pytest.raises(NotSupported, match="the class VisionTransformer, not Eva"):
         EvaViT(network("vit_tiny_patch16_224"), Origin("tiny", "vit_tiny_patch16_224"))
-
-
-@pytest.mark.parametrize("size", [32, 48])
-def test_a_merged_folder_loads_in_timm(tmp_path: Path, size: int) -> None:
-    architecture = "eva02_tiny_patch14_224"
-    save_for_hf(network(architecture), tmp_path / "base", model_args=TINY, safe_serialization=True)
-    backbone = open_backbone(str(tmp_path / "base"), img_size=size)
-    backbone.reset_head(3)
-    tuner = Gift(rank=3, targets=("query", "value")).attach(backbone).eval()
-    with torch.no_grad():
-        for trained in tuner.trainable().values():
-            trained.parameter.normal_(0, 0.3)
-    pixels = torch.randn(2, 3, size, size)
-    with torch.no_grad():
-        expected = tuner({"pixels": pixels}).logits
-    args, cfg = backbone_args(backbone.origin.config), backbone.model.pretrained_cfg
-    config = timm_config(architecture, cfg, list("abc"), backbone.data_config(), args)
-    folder = tmp_path / "merged"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(config))
-    plan_merge(tuner).write(folder / "model.safetensors")
-    with torch.no_grad():
-        theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-        assert torch.allclose(theirs(pixels), expected, atol=1e-5)
 
 
 def test_names_of_the_family_open_without_weights() -> None:

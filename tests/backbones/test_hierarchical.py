@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gistcli.artifacts.plan import plan_merge
-from gistcli.artifacts.timm_export import backbone_args, timm_config
-from gistcli.backbones import Backbone, Site, Switch, open_backbone
-from gistcli.errors import NotSupported, WeightsError
+from gistcli.backbones import Backbone, Site, Switch
+from gistcli.errors import NotSupported
 from gistcli.methods.base import Method, Tuner
 from gistcli.methods.full import Full
 from gistcli.methods.gift import Gift
 from gistcli.methods.linear import Linear
-from tests.backbones.hierarchical import KINDS, NETWORKS, build, network
+from tests.backbones.hierarchical import KINDS, NETWORKS, network
 
 ROLES = ("qkv", "attn_out", "fc_in", "fc_out")
 METHODS = {
@@ -226,6 +220,8 @@ def build_like(backbone: Backbone) -> nn.Module:
     raise AssertionError("no such kind")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("tiny", ["Swin, padded windows", "Swin V2", "Hiera"], indirect=True)
 def test_compiled_after_attaching_it_equals_eager(tiny: Backbone, pixels: Tensor) -> None:
     tuner = tune(tiny, Gift(rank=4, targets=("query", "value", "attn_out", "fc_in")))
     eager = logits(tuner, pixels)
@@ -250,56 +246,3 @@ def test_gradient_checkpointing_gives_the_same_gradients(
     tiny.checkpoint_gradients()
     for key, gradient in gradients().items():
         torch.testing.assert_close(gradient, plain[key], atol=1e-6, rtol=1e-5)
-
-
-@pytest.fixture(params=KINDS)
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A tiny network as `hf download` leaves it."""
-    backbone, (_, _, args) = build(request.param), NETWORKS[request.param]
-    timm.models.save_for_hf(
-        backbone.model, str(tmp_path / "base"), model_args=args, safe_serialization=True
-    )
-    return tmp_path / "base"
-
-
-@pytest.mark.parametrize("img_size", [None, (64, 16)])
-def test_what_is_exported_loads_in_timm(
-    folder: Path, tmp_path: Path, img_size: tuple[int, int] | None
-) -> None:
-    if img_size and "hiera_tiny" in (folder / "config.json").read_text():
-        with pytest.raises(WeightsError, match="does not fit hiera_tiny_224") as caught:
-            open_backbone(str(folder), img_size=(64, 32))
-        assert "leave model.img_size out" in caught.value.hint
-        return
-    backbone = open_backbone(str(folder), img_size=img_size)
-    backbone.reset_head(3)
-    tuner = tune(backbone.eval(), Gift(rank=4, targets=ROLES))
-    height, width = backbone.data_config()["input_size"][1:]
-    assert (height, width) == (img_size or (32, 32))
-    pixels = torch.randn(2, 3, height, width)
-    args = backbone_args(backbone.origin.config)
-    cfg: Any = backbone.model.pretrained_cfg
-    config = timm_config(backbone.architecture, cfg, list("abc"), backbone.data_config(), args)
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "config.json").write_text(json.dumps(config))
-    plan_merge(tuner).write(out / "model.safetensors")
-    plain = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
-    with torch.no_grad():
-        torch.testing.assert_close(plain(pixels), logits(tuner, pixels), atol=1e-5, rtol=1e-5)
-
-
-def test_training_mode_is_not_random_unless_it_is_asked_for(folder: Path) -> None:
-    pixels = torch.randn(4, 3, 32, 32)
-    backbone = open_backbone(str(folder)).train()
-    assert torch.equal(logits(backbone, pixels), logits(backbone, pixels))
-    backbone = open_backbone(str(folder), drop_path=0.5).train()
-    assert not torch.equal(logits(backbone, pixels), logits(backbone, pixels))
-
-
-def test_counts_need_no_weights(folder: Path) -> None:
-    real, meta = open_backbone(str(folder)), open_backbone(str(folder), meta=True)
-    assert meta.count() == real.count()
-    tuner: Callable[[Backbone], Tuner] = Gift(rank=4, targets=ROLES).attach
-    counts = [{n: t.parameter.shape for n, t in tuner(b).trainable().items()} for b in (real, meta)]
-    assert counts[0] == counts[1]

@@ -286,7 +286,7 @@ def test_inserted_tokens_are_registers_of_a_stock_network(
 ) -> None:
     tokens = random(3, 24).float()
     if kind.name in WITHOUT_REGISTERS:
-        with pytest.raises(NotMergeable):
+        with pytest.raises(NotMergeable, match=WITHOUT_REGISTERS[kind.name]):
             backbone.register_tokens(tokens)
         return
     new, arguments = backbone.register_tokens(tokens)
@@ -297,6 +297,27 @@ def test_inserted_tokens_are_registers_of_a_stock_network(
         assert torch.equal(network(pixels), logits(backbone, pixels))
         features = backbone({"pixels": pixels})
         assert torch.equal(network.forward_features(pixels), features.tokens)
+
+
+@pytest.mark.parametrize("pooling", ["avg", "max", "avgmax", "token", "map", "prr"])
+@pytest.mark.parametrize("included", [False, True])
+def test_registers_stand_for_tokens_wherever_pooling_leaves_them_out(
+    pooling: str, included: bool, pixels: Tensor
+) -> None:
+    kind, tokens = ALL["registers with positions"], random(3, 24).float()
+    options = {"global_pool": pooling, "pool_include_prefix": included}
+    family = registry.resolve("backbones", kind.family)
+    backbone = family(kind.network(**options).eval(), Origin("pools", kind.architecture))
+    if pooling == "prr" or (included and pooling != "token"):
+        with pytest.raises(NotMergeable, match="pools over all tokens"):
+            backbone.register_tokens(tokens)
+        return
+    new, arguments = backbone.register_tokens(tokens)
+    network = kind.network(**options, **arguments).eval()
+    network.load_state_dict({**backbone.model.state_dict(), **new})
+    backbone.insert_tokens("gist", 3, lambda n: tokens[None].expand(n, -1, -1), Switch())
+    with torch.no_grad():
+        assert torch.equal(network(pixels), logits(backbone, pixels))
 
 
 def test_a_read_out_is_the_networks_own_path(backbone: Backbone, pixels: Tensor) -> None:
@@ -331,6 +352,9 @@ def test_recomputing_activations_gives_the_same_gradients(exact: Backbone, pixel
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind", ["class token", "DeiT distilled", "EVA02", "DINOv3", "BEiT", "AIMv2"], indirect=True
+)
 def test_the_compiled_network_is_the_eager_one(exact: Backbone, pixels: Tensor) -> None:
     switch, trained = attach_everything(exact, tokens=True)
     result, expected = gradients(exact, trained, pixels)
