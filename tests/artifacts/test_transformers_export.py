@@ -31,11 +31,12 @@ from gistcli.artifacts.transformers_export import TransformersForm
 from gistcli.artifacts.verify import Reference
 from gistcli.backbones import open_backbone
 from gistcli.data import Preprocess
-from gistcli.errors import NotSupported, Refused, VerificationFailed, WeightsError
+from gistcli.errors import NotMergeable, NotSupported, Refused, VerificationFailed, WeightsError
 from gistcli.methods.base import Merged, Method, Tuner
 from gistcli.methods.bitfit import BitFit
 from gistcli.methods.full import Full
 from gistcli.methods.gift import Gift
+from gistcli.methods.vpt import Vpt
 from gistcli.recipe import Recipe
 from tests.backbones.hf_kinds import ARGUMENTS, network
 
@@ -84,6 +85,7 @@ def tune(tmp_path: Path) -> Tune:
         config = backbone.data_config()
         pixels = torch.randn(3, *config["input_size"], generator=generator)
         backbone.eval()
+        tuner.eval()
         with torch.no_grad():
             logits = tuner({"pixels": pixels}).logits
         form = tuned_form(backbone, CLASSES, config, tuner.merge().model_args)
@@ -140,6 +142,17 @@ def test_only_what_the_method_changes_differs_from_the_base(tune: Tune, tmp_path
     assert changed == {"classifier.weight", "classifier.bias", fused}
     assert torch.equal(written[fused][32:], stored[fused][32:])
     assert not torch.allclose(written[fused][:32], stored[fused][:32], atol=1e-3)
+
+
+def test_prompts_become_registers_of_a_stock_dinov2(tune: Tune, tmp_path: Path) -> None:
+    tuned = tune("DINOv2 registers", Vpt(deep=False, length=2))
+    out = tmp_path / "out"
+    merge_weights(tuned.plan(), tuned.form, out, reference=tuned.reference)
+    assert json.loads((out / "config.json").read_text())["num_register_tokens"] == 3 + 2
+    pixels, wanted = tuned.reference.pixels, tuned.reference.logits
+    torch.testing.assert_close(logits_of(out, pixels), wanted, atol=1e-5, rtol=0)
+    with pytest.raises(NotMergeable, match="no register tokens"):
+        tune("DINOv2", Vpt(deep=False, length=2))
 
 
 def test_a_base_without_a_classifier_becomes_a_classifier(tune: Tune, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_people_see_the_message_and_the_hint_on_stderr(
         (["finetune"], "model.name: missing"),
         (["visualize", "RUN", "x.png", "-o", "maps", "--layers", "3-b"], "3-b"),
         (["list", "pictures"], "methods"),
-        (["merge", "RUN", "-o", "out", "--format", "transformers"], "peft"),
+        (["merge", "RUN", "-o", "out", "--format", "gguf"], "peft"),
     ],
 )
 def test_usage_errors_are_one_json_value(
