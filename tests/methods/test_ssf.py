@@ -12,6 +12,7 @@ from gistcli.backbones.sites import Output
 from gistcli.errors import NotSupported
 from gistcli.methods.ssf import Ssf, SsfTuner
 from gistcli.testing.kinds import KINDS
+from tests.backbones.kinds import ALL
 
 
 def attach(backbone: Backbone, seed: int = 2) -> SsfTuner:
@@ -40,9 +41,15 @@ def test_scales_start_around_one_and_shifts_around_zero() -> None:
     assert not Ssf().starts_as_base()
 
 
-@pytest.mark.parametrize("kind", ["class token", "average pool", "DINOv2 registers", "CLIP"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "class token", "average pool", "DINOv2 registers", "CLIP", "DINOv3", "Sapiens2",
+        "norms of queries and keys", "differential attention", "BEiT 3", "AIMv2",
+    ],
+)  # fmt: skip
 def test_scaled_rows_are_the_tuned_network_in_double_precision(kind: str) -> None:
-    backbone = KINDS[kind].backbone()
+    backbone = ALL[kind].backbone()
     backbone.model.double()
     pixels = torch.randn(3, 3, 32, 32, dtype=torch.float64)
     tuner = attach(backbone)
@@ -59,6 +66,19 @@ def test_scaled_rows_are_the_tuned_network_in_double_precision(kind: str) -> Non
         assert not torch.allclose(backbone({"pixels": pixels}).pooled, tuned, atol=1e-2)
         backbone.model.load_state_dict(plain | merged.new)
         assert torch.allclose(backbone({"pixels": pixels}).pooled, tuned, atol=1e-10)
+
+
+def test_heads_share_the_scale_behind_the_norm_of_their_queries() -> None:
+    backbone = ALL["norms of queries and keys"].backbone()
+    tuner, block = attach(backbone), backbone.blocks[1]
+    gamma, beta = tuner.gamma["blocks_1_attn_q_norm"], tuner.beta["blocks_1_attn_q_norm"]
+    assert gamma.shape == beta.shape == (12,)
+    x_BHTD = torch.randn(3, 2, 17, 12)
+    scaled = block.attn.q_norm(x_BHTD)
+    with tuner.disabled():
+        plain = block.attn.q_norm(x_BHTD)
+    assert torch.allclose(scaled, gamma * plain + beta, atol=1e-6)
+    assert not torch.allclose(scaled, plain, atol=1e-3)
 
 
 def test_every_channel_of_the_patch_embedding_has_its_own_scale(tiny: Backbone) -> None:
