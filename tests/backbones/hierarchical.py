@@ -8,11 +8,12 @@ from typing import Any
 
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gistcli import registry
-from gistcli.backbones import Backbone
+from gistcli.backbones import Backbone, Switch
 from gistcli.backbones.base import Origin
+from tests.backbones.kinds import logits
 
 SWIN = {"img_size": 32, "patch_size": 4, "embed_dim": 12, "depths": (2, 2), "num_heads": (2, 4)}
 V2 = {**SWIN, "pretrained_window_sizes": (0, 0)}
@@ -55,6 +56,28 @@ def build(name: str, **more: Any) -> Backbone:
             nn.init.normal_(module.weight, mean=1, std=0.2)
     backbone: Backbone = registry.resolve("backbones", family)(model, Origin("tiny", architecture))
     return backbone.eval()
+
+
+def seen_at(backbone: Backbone, after: str, layer: int, pixels: Tensor) -> dict[str, Tensor]:
+    """What a method sees at a point: x_in, y and residual."""
+    switch, seen = Switch(), {}
+
+    def keep(x_in: Tensor, y: Tensor, residual: Tensor) -> Tensor:
+        seen.update(x_in=x_in, y=y, residual=residual)
+        return y
+
+    backbone.point(after, layer).map_output(keep, switch)
+    logits(backbone, pixels)
+    switch.release()
+    return seen
+
+
+def maps_of(backbone: Backbone, role: str, layer: int, pixels: Tensor) -> Tensor:
+    """(B, h, w, d_out) of the site of a role in a layer."""
+    site = backbone.sites([role], [layer])[0]
+    with backbone.capture([site]) as seen:
+        logits(backbone, pixels)
+    return backbone.patch_map(site, seen[site.name])
 
 
 KINDS: dict[str, Callable[[], Backbone]] = {name: partial(build, name) for name in NETWORKS}

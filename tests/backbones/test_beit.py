@@ -13,7 +13,6 @@ from gistcli.backbones import Backbone, Switch, open_backbone
 from gistcli.backbones.base import Origin
 from gistcli.backbones.beit import Beit, extended
 from gistcli.backbones.loading import supported_models
-from gistcli.errors import NotSupported
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
 NAME = "beit_base_patch16_224"
@@ -131,12 +130,6 @@ def test_a_hook_on_the_fused_projection_would_be_dead() -> None:
     logits(backbone)
     assert not calls
     assert site.parent is backbone.blocks[0].attn
-
-
-def test_another_class_is_refused() -> None:
-    model = timm.create_model("vit_tiny_patch16_224", **TINY)
-    with pytest.raises(NotSupported, match="the class VisionTransformer, not Beit"):
-        Beit(model, Origin("tiny", "vit_tiny_patch16_224"))
 
 
 @pytest.mark.parametrize("name", ["beit_base_patch16_384", "beitv2_base_patch16_224"])

@@ -45,6 +45,14 @@ def test_rotations_would_differ_in_training_mode_where_the_architecture_asks_for
     assert not torch.allclose(logits(backbone, pixels), quiet)
 
 
+@pytest.mark.parametrize("name", ["beit", "eva", "hiera", "swin", "vit"])
+def test_a_network_of_another_class_is_refused(name: str) -> None:
+    family: type[TimmBackbone] = registry.resolve("backbones", name)
+    other = ALL["BEiT" if name == "vit" else "class token"]
+    with pytest.raises(NotSupported, match=f"of the class {type(other.network()).__name__}, not"):
+        family(other.network(), Origin("other", other.architecture))
+
+
 def shallow(name: str) -> nn.Module:
     """The network of a name with one block, without memory."""
     # Sapiens2 lists its heads of keys block by block

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-import timm
 import torch
 from torch import Tensor
 
-from gistcli.backbones import Backbone, Switch, open_backbone
+from gistcli.backbones import Backbone, open_backbone
 from gistcli.backbones.base import Origin
 from gistcli.backbones.hiera import HieraViT
 from gistcli.backbones.loading import supported_models
-from gistcli.errors import NotSupported, Refused
-from tests.backbones.hierarchical import build, network
+from gistcli.errors import Refused
+from tests.backbones.hierarchical import build, maps_of, network, seen_at
+from tests.backbones.kinds import logits
 
 HIERAS = ("Hiera", "Hiera, absolute windows")
 
@@ -24,22 +22,7 @@ def tiny(request: pytest.FixtureRequest) -> Backbone:
     return build(request.param)
 
 
-def forward(backbone: Backbone, pixels: Tensor) -> Tensor:
-    with torch.no_grad():
-        return backbone({"pixels": pixels}).logits
-
-
-def maps_of(backbone: Backbone, role: str, layer: int, pixels: Tensor) -> Tensor:
-    site = backbone.sites([role], [layer])[0]
-    with backbone.capture([site]) as seen:
-        forward(backbone, pixels)
-    return backbone.patch_map(site, seen[site.name])
-
-
-def test_another_architecture_is_refused() -> None:
-    model = timm.create_model("vit_tiny_patch16_224", depth=1)
-    with pytest.raises(NotSupported, match="the class VisionTransformer, not Hiera"):
-        HieraViT(model, Origin("vit", "vit_tiny_patch16_224"))
+def test_networks_of_other_tasks_do_not_belong_to_the_family() -> None:
     assert "hiera_small_abswin_256" in supported_models()
     assert "sam2_hiera_tiny" not in supported_models()
 
@@ -68,15 +51,7 @@ def test_a_pooling_block_is_not_aligned_and_the_others_are(tiny: Backbone) -> No
 @pytest.mark.parametrize("branch", ["attention", "mlp"])
 def test_a_point_holds_its_branch_together(tiny: Backbone, pixels: Tensor, branch: str) -> None:
     for layer, block in enumerate(tiny.blocks):
-        switch, seen = Switch(), {}
-
-        def keep(x_in: Tensor, y: Tensor, residual: Tensor, seen: Any = seen) -> Tensor:
-            seen.update(x_in=x_in, y=y, residual=residual)
-            return y
-
-        tiny.point(branch, layer).map_output(keep, switch)
-        forward(tiny, pixels)
-        switch.release()
+        seen = seen_at(tiny, branch, layer, pixels)
         first = branch == "attention"
         norm, compute, scale = (
             (block.norm1, block.attn, block.ls1) if first else (block.norm2, block.mlp, block.ls2)
@@ -113,7 +88,7 @@ def test_the_published_sizes_are_multiples_of_32() -> None:
     assert "multiples of 32 and 32" in caught.value.hint
 
 
-@pytest.mark.parametrize("img_size", [256, (448, 112)])
+@pytest.mark.parametrize("img_size", [256, (1568, 32)])
 def test_absolute_positions_are_of_one_image_size_though_as_many_tokens_would_fit(
     img_size: int | tuple[int, int],
 ) -> None:
@@ -150,7 +125,7 @@ def test_a_map_is_the_unrolled_index_written_out(
 ) -> None:
     site = tiny.sites([role], [layer])[0]
     with tiny.capture([site]) as seen:
-        forward(tiny, pixels)
+        logits(tiny, pixels)
     y = seen[site.name]
     got = tiny.patch_map(site, y)
     assert got.shape == (len(pixels), side, side, site.d_out)

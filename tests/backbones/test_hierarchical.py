@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,7 +13,8 @@ from gistcli.methods.base import Method, Tuner
 from gistcli.methods.full import Full
 from gistcli.methods.gift import Gift
 from gistcli.methods.linear import Linear
-from tests.backbones.hierarchical import KINDS, NETWORKS, network
+from tests.backbones.hierarchical import KINDS, NETWORKS, network, seen_at
+from tests.backbones.kinds import logits
 
 ROLES = ("qkv", "attn_out", "fc_in", "fc_out")
 METHODS = {
@@ -30,11 +29,6 @@ METHODS = {
 @pytest.fixture(params=KINDS)
 def tiny(request: pytest.FixtureRequest) -> Backbone:
     return KINDS[request.param]()
-
-
-def logits(module: nn.Module, pixels: Tensor) -> Tensor:
-    with torch.no_grad():
-        return module({"pixels": pixels}).logits
 
 
 def tune(backbone: Backbone, method: Method) -> Tuner:
@@ -132,19 +126,13 @@ def test_a_point_sees_its_branch_and_says_what_is_aligned(
             with pytest.raises(NotSupported, match="reads its weight"):
                 tiny.point(after, layer)
             continue
-        point, switch, seen = tiny.point(after, layer), Switch(), {}
-
-        def keep(x_in: Tensor, y: Tensor, residual: Tensor, seen: Any = seen) -> Tensor:
-            seen.update(x_in=x_in, y=y, residual=residual)
-            return y
-
-        point.map_output(keep, switch)
+        point, switch = tiny.point(after, layer), Switch()
+        seen = seen_at(tiny, after, layer, pixels)
         assert torch.equal(logits(tiny, pixels), base)
         assert seen["y"].shape[-1] == point.width
         if after in ("attention", "mlp"):
             assert point.aligned == (seen["y"].shape == seen["residual"].shape)
         assert point.aligned == (seen["y"].shape[:-1] == seen["x_in"].shape[:-1])
-        switch.release()
         point.map_output(lambda x_in, y, residual: y.cumsum(-1), switch)
         assert not torch.allclose(logits(tiny, pixels), base)
         switch.release()

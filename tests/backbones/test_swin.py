@@ -5,17 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import timm
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gistcli.backbones import Backbone, Switch, open_backbone
-from gistcli.backbones.base import Origin
+from gistcli.backbones import Backbone, open_backbone
 from gistcli.backbones.loading import supported_models
-from gistcli.backbones.swin import Swin
-from gistcli.errors import NotSupported
-from tests.backbones.hierarchical import build
+from tests.backbones.hierarchical import build, maps_of, seen_at
+from tests.backbones.kinds import logits
 
 SWINS = ("Swin", "Swin, padded windows", "Swin V2", "Swin V2 without biases")
 
@@ -23,17 +20,6 @@ SWINS = ("Swin", "Swin, padded windows", "Swin V2", "Swin V2 without biases")
 @pytest.fixture(params=SWINS)
 def tiny(request: pytest.FixtureRequest) -> Backbone:
     return build(request.param)
-
-
-def forward(backbone: Backbone, pixels: Tensor) -> Tensor:
-    with torch.no_grad():
-        return backbone({"pixels": pixels}).logits
-
-
-def test_another_architecture_is_refused() -> None:
-    model = timm.create_model("vit_tiny_patch16_224", depth=1)
-    with pytest.raises(NotSupported, match="the class VisionTransformer, not Swin"):
-        Swin(model, Origin("vit", "vit_tiny_patch16_224"))
 
 
 def test_the_searched_variants_belong_to_the_family_and_continuous_ones_do_not() -> None:
@@ -80,15 +66,7 @@ def test_only_a_network_that_reads_the_weight_has_a_parent(name: str) -> None:
 @pytest.mark.parametrize("branch", ["attention", "mlp"])
 def test_a_point_holds_its_branch_together(tiny: Backbone, pixels: Tensor, branch: str) -> None:
     for layer, block in enumerate(tiny.blocks):
-        switch, seen = Switch(), {}
-
-        def keep(x_in: Tensor, y: Tensor, residual: Tensor, seen: Any = seen) -> Tensor:
-            seen.update(x_in=x_in, y=y, residual=residual)
-            return y
-
-        tiny.point(branch, layer).map_output(keep, switch)
-        forward(tiny, pixels)
-        switch.release()
+        seen = seen_at(tiny, branch, layer, pixels)
         compute, norm = (
             (block._attn, block.norm1) if branch == "attention" else (block.mlp, block.norm2)
         )
@@ -121,7 +99,7 @@ def spatial(backbone: Backbone, pixels: Tensor) -> dict[str, Tensor]:
         else:
             handles.append(block.register_forward_pre_hook(keep(f"{path}.in")))
             handles.append(block.norm1.register_forward_pre_hook(keep(f"{path}.out")))
-    forward(backbone, pixels)
+    logits(backbone, pixels)
     for handle in handles:
         handle.remove()
     return found
@@ -135,7 +113,7 @@ def test_maps_are_in_rows_and_columns_again(name: str, img_size: int | tuple[int
     pixels = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(1))
     sites = tiny.all_sites()
     with tiny.capture(sites) as seen:
-        forward(tiny, pixels)
+        logits(tiny, pixels)
     wanted = spatial(tiny, pixels)
     assert any(sum(block.shift_size) for block in tiny.blocks)
     for site in sites:
@@ -160,7 +138,7 @@ def test_a_map_is_the_window_index_written_out() -> None:
     site = tiny.sites(["attn_out"], [1])[0]
     block: Any = tiny.blocks[1]
     assert (block.window_size, block.shift_size) == ((3, 3), (1, 1))
-    forward(tiny, torch.zeros(2, 3, 32, 32))
+    logits(tiny, torch.zeros(2, 3, 32, 32))
     y = torch.randn(2 * 9, 9, 5)
     got = tiny.patch_map(site, y)
     assert got.shape == (2, 8, 8, 5)
@@ -177,14 +155,8 @@ def test_a_marked_patch_is_where_the_map_changes(tiny: Backbone, pixels: Tensor)
     marked = pixels.clone()
     marked[..., 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 3
     for role in ("qkv", "fc_in"):
-        site, layer = tiny.sites([role])[0], 0
-        assert site.layer == layer
-        maps = []
-        for image in (pixels, marked):
-            with tiny.capture([site]) as seen:
-                forward(tiny, image)
-            maps.append(tiny.patch_map(site, seen[site.name]))
-        change = (maps[1] - maps[0]).norm(dim=-1)
+        first, second = (maps_of(tiny, role, 0, image) for image in (pixels, marked))
+        change = (second - first).norm(dim=-1)
         assert (change.flatten(1).argmax(1) == 8 * row + column).all()
         others = change.clone()
         others[:, row, column] = 0

@@ -16,7 +16,7 @@ from gistcli.backbones.base import Origin
 from gistcli.backbones.vit import ViT
 from gistcli.errors import NotMergeable, NotSupported
 from gistcli.methods.gift import Gift
-from gistcli.testing.kinds import Kind, batch
+from gistcli.testing.kinds import Kind
 from tests.backbones.kinds import (
     ALL,
     WITHOUT_REGISTERS,
@@ -43,11 +43,6 @@ def backbone(kind: Kind) -> Backbone:
 def exact(backbone: Backbone) -> Backbone:
     """In float64, where a product made in two orders is the same to twelve digits."""
     return backbone.double()
-
-
-@pytest.fixture
-def pixels() -> Tensor:
-    return batch()["pixels"][:3]
 
 
 # --- the network itself ---------------------------------------------------------------------------
@@ -81,6 +76,12 @@ def test_a_new_head_reads_what_the_old_one_read(backbone: Backbone, pixels: Tens
     heads = backbone.heads()
     assert backbone.head_names() == [f"{h}.{n}" for h in heads for n in ("weight", "bias")]
     assert all(0.015 < head.weight.std() < 0.025 for head in heads.values())
+    assert not any(head.bias.any() for head in heads.values())
+    first = [head.weight for head in heads.values()]
+    backbone.reset_head(7, seed=3)
+    assert all(map(torch.equal, first, (head.weight for head in backbone.heads().values())))
+    backbone.reset_head(7, seed=4)
+    assert not any(map(torch.equal, first, (head.weight for head in backbone.heads().values())))
     assert logits(backbone, pixels).shape == (3, 7)
     assert not any(p.requires_grad for p in backbone.parameters())
 
