@@ -48,6 +48,7 @@ def dry_run(recipe: Recipe, *, reporter: Reporter = SILENT) -> dict[str, Any]:
     return {
         "parameters": parameters,
         "steps": steps if steps is not None else plan.max_steps,
+        "merge": assembly.tuner.merge_refusal(),
         "sites": site_rows(assembly.tuner.sites),
         "classes": catalog.classes if catalog else None,
         "examples": catalog.counts() if catalog else None,

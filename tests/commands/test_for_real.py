@@ -13,7 +13,8 @@ import pytest
 from gistcli.cli import invoke
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-SMOKE = sorted((RECIPES / "smoke").glob("*.yaml"))
+SMOKE = [RECIPES / "smoke" / f"{name}_digits.yaml" for name in ("gift", "sgd")]
+"""Those of the other methods are run, a step at a time, by tests/run/test_methods.py."""
 
 
 def call(*arguments: str | Path, code: int = 0) -> Any:
@@ -118,7 +119,7 @@ def test_a_dry_run_counts_and_writes_nothing(
 
 
 @pytest.mark.parametrize("recipe", SMOKE, ids=lambda p: p.stem)
-def test_every_smoke_recipe_runs_whole(recipe: Path, tmp_path: Path) -> None:
+def test_a_smoke_recipe_runs_whole(recipe: Path, tmp_path: Path) -> None:
     result = call("finetune", recipe, "-o", tmp_path / "run")
     assert 0 <= result["metrics"]["test/accuracy"] <= 1
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
