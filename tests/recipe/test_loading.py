@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gistcli.errors import NotFound, RecipeError
+from gistcli.methods.gift import Gift
 from gistcli.recipe import Override, Recipe, load_recipe, parse_set
 
 BASE = "model: {name: gist_vit_nano}\ndata: {path: digits}\n"
@@ -37,10 +38,10 @@ def problems(path: Path | None = None, **given: object) -> str:
 
 def test_model_and_data_are_enough() -> None:
     recipe = load_recipe(overrides=MINIMAL)
-    assert recipe.method == {
-        "name": "gift", "rank": 16, "targets": ["attn_out"], "layers": "all", "share": "role",
-        "dropout": 0.0, "scaling": 1.0,
-    }  # fmt: skip
+    assert set(recipe.method) == {"name", *Gift.model_fields}
+    published = {"name": "gift", "rank": 16, "targets": ["attn_out"], "layers": "all",
+                 "share": "role", "dropout": 0.0, "scaling": 1.0, "block": "none"}  # fmt: skip
+    assert {key: recipe.method[key] for key in published} == published
     assert (recipe.train.epochs, recipe.train.batch_size, recipe.seed) == (20, 32, 0)
 
 
