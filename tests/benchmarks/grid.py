@@ -3,9 +3,10 @@
 Run: python tests/benchmarks/grid.py [--methods lora,ssf] [-o LEDGER.jsonl]
 
 For each method: three learning rates, and further ones as long as the best is the largest or the
-smallest; then a lower head rate and a higher weight decay at the best of them. A candidate is
-judged on validation alone, by the mean over the two sets; test is never read. One line a run is
-appended to the ledger, and what stands there is not run again; `--show` prints the table instead.
+smallest; then, unless `--rates-only`, a lower head rate and a higher weight decay at the best of
+them. A candidate is judged on validation alone, by the mean over the two sets; test is never read.
+One line a run is appended to the ledger, and what stands there is not run again; `--show` prints
+the table instead.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ class Ledger:
         )
 
 
-def search(ledger: Ledger, method: dict[str, Any]) -> Setting:
+def search(ledger: Ledger, method: dict[str, Any], *, rates_only: bool) -> Setting:
     """The best rate, then the better of two head rates, then of two decays."""
     if method["name"] == "linear":
         return _best(ledger, method, [_setting(r, head=r) for r in LADDER[4:8]])
@@ -132,6 +133,8 @@ def search(ledger: Ledger, method: dict[str, Any]) -> Setting:
             low -= 1
         else:
             break
+    if rates_only:
+        return best
     best = _best(ledger, method, [best, {**best, "head_lr": 1e-3}])
     return _best(ledger, method, [best, {**best, "weight_decay": 1e-2}])
 
@@ -173,6 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--methods", help="names, or JSON objects with options, by semicolons")
     parser.add_argument("-o", "--output", type=Path, default=Path("grid.jsonl"))
+    parser.add_argument("--rates-only", action="store_true")
     parser.add_argument("--show", action="store_true")
     options = parser.parse_args()
     ledger = Ledger(options.output)
@@ -180,7 +184,7 @@ def main() -> None:
         asked = options.methods.split(";") if options.methods else registry.names("methods")
         for text in asked:
             method = json.loads(text) if text.startswith("{") else {"name": text}
-            best = search(ledger, method)
+            best = search(ledger, method, rates_only=options.rates_only)
             sys.stderr.write(f"== {text}: {best}\n")
     sys.stdout.write(table(ledger))
 
