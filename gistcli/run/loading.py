@@ -123,10 +123,11 @@ def _open_merged(target: Path, device: torch.device, model: str | None) -> Loade
 def _open_run(target: Path, device: torch.device, model: str | None, dtype: str | None) -> Loaded:
     run = RunDirectory.open(target)
     state, info = run.read_tuner()
+    method = method_of(info.method)  # says what to install, before the recipe asks for it
     recipe = run.load_recipe()
     backbone = open_base(info, recipe, model, dtype)
     backbone.reset_head(len(info.classes), recipe.seed)
-    tuner = method_of(info.method).attach(backbone)
+    tuner = method.attach(backbone)
     tuner.load_state(state)
     preprocess = Preprocess.from_config(info.preprocessing, str(target / "tuner.json"))
     return Loaded(tuner, info.classes, preprocess, device, str(target), recipe, run, info)

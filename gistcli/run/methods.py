@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
-
 from pydantic import ValidationError
 
-from gistcli import registry
+from gistcli import __version__, registry
 from gistcli.artifacts.tensors import RELOAD
 from gistcli.artifacts.tuner_file import MethodInfo
 from gistcli.errors import NotFound, UnknownName, WeightsError
@@ -15,17 +13,12 @@ from gistcli.methods.base import Method
 
 def method_info(method: Method, name: str) -> MethodInfo:
     """Name, options and the distribution that the code comes from."""
-    package = type(method).__module__.partition(".")[0]
-    distribution = packages_distributions().get(package, [""])[0]
-    try:
-        number = version(distribution) if distribution else ""
-    except PackageNotFoundError:
-        number = ""
+    distribution, version = _source(name)
     return MethodInfo(
         name=name,
         options=method.model_dump(mode="json"),
-        distribution=distribution or "a file of its own",
-        version=number,
+        distribution=distribution,
+        version=version,
     )
 
 
@@ -33,20 +26,44 @@ def method_of(info: MethodInfo) -> Method:
     """The method that a run was trained with.
 
     Raises:
-        NotFound: its code is not installed; says what to install.
+        NotFound: its code is not here; says what to install, or which file is missing.
         WeightsError: options that it refuses.
+        Refused: its code cannot be imported.
     """
     try:
         method: Method = registry.resolve("methods", info.name).model_validate(info.options)
     except ValidationError as error:
         found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise WeightsError(
-            f"tuner.json has options that {info.name} refuses: {found}.", RELOAD
+            f"tuner.json has options that {info.name} refuses: {found}.{_other_version(info)}",
+            RELOAD,
         ) from error
     except (UnknownName, NotFound) as error:
+        if registry.split_file(info.name) is not None:
+            raise NotFound(
+                f"The run was trained with a method from a file: {error.message}",
+                "Put it back, or write where it is now as the method's name in tuner.json and "
+                "recipe.yaml of the run.",
+            ) from error
         raise NotFound(
             f"The run was trained with the method {info.name!r} of {info.distribution} "
             f"{info.version}, which is not here.",
             f"Install it: pip install {info.distribution}=={info.version}",
         ) from error
     return method
+
+
+def _source(name: str) -> tuple[str, str]:
+    """The installed distribution of a method and its version; both empty for a file."""
+    if name in registry.TABLES["methods"]:
+        return "gistcli", __version__
+    return registry.distribution("methods", name)
+
+
+def _other_version(info: MethodInfo) -> str:
+    """A sentence about the version at hand, where it is not the recorded one."""
+    name, version = _source(info.name)
+    if (name, version) == (info.distribution, info.version):
+        return ""
+    was = f"{info.distribution} {info.version}".strip() or "a file"
+    return f" The run was trained with {was}; here is {f'{name} {version}'.strip() or 'a file'}."
