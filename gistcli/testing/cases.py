@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 import torch
 
 from gistcli import registry
-from gistcli.errors import GistError, NotMergeable
+from gistcli.errors import GistError
 from gistcli.methods.base import Method, Tuner
+from gistcli.methods.choices import choices
 from gistcli.testing.kinds import KINDS, Kind
 
 PLAIN = "class token"
@@ -62,30 +62,38 @@ class Case:
         return self.method(**options).attach(backbone).eval()
 
 
-@cache
-def _gateable(case: Case) -> bool:
-    """Acts on a sequence of tokens, through sites and points that see activations."""
-    tuner = case.attach()
-    bypassed = any(site.parent is not None for site in tuner.sites)
-    gateable = tuner.method.capabilities().gateable
-    return gateable and tuner.backbone.inserted is not None and not bypassed
+@dataclass(frozen=True)
+class Facts:
+    """What one attach tells about a case.
+
+    Attributes:
+        refusal: the error with which `attach` refuses the pair, or None.
+        gateable: acts on a sequence of tokens, through sites and points that see activations.
+        merges: as options and backbone say together.
+    """
+
+    refusal: GistError | None = None
+    gateable: bool = False
+    merges: bool = False
 
 
 @cache
-def _merges(case: Case) -> bool:
-    """As options and backbone say together."""
+def facts(case: Case) -> Facts:
+    """Of a case, found once: every worker of a parallel run asks for all of them."""
     try:
-        case.attach().merge()
-    except NotMergeable:
-        return False
-    return True
+        tuner = case.attach()
+    except GistError as error:
+        return Facts(error)
+    bypassed = any(site.parent is not None for site in tuner.sites)
+    gateable = tuner.method.capabilities().gateable and tuner.backbone.inserted is not None
+    return Facts(None, gateable and not bypassed, tuner.merge_refusal() is None)
 
 
 NEEDS: dict[str, Callable[[Case], bool]] = {
     "layers": lambda case: "layers" in case.configuration.kind.model_fields,
-    "gate": _gateable,
-    "merge": _merges,
-    "no merge": lambda case: not _merges(case),
+    "gate": lambda case: facts(case).gateable,
+    "merge": lambda case: facts(case).merges,
+    "no merge": lambda case: not facts(case).merges,
     "low rank": lambda case: case.method().capabilities().low_rank,
 }
 """What `@pytest.mark.needs(NAME)` asks of a case; the others are not generated."""
@@ -96,21 +104,10 @@ def configurations(name: str) -> Iterator[Configuration]:
     yield Configuration(name)
     kind: type[Method] = registry.resolve("methods", name)
     default = kind()
-    for option, field in kind.model_fields.items():
-        for value in _choices(field.annotation):
+    for option, values in choices(kind).items():
+        for value in values:
             if value != getattr(default, option):
                 yield Configuration(name, option, value)
-
-
-def _choices(annotation: Any) -> list[Any]:
-    """The values of a Literal, of a flag, and of those inside a union; "all" is no choice."""
-    if annotation is bool:
-        return [False, True]
-    if get_origin(annotation) is Literal:
-        return [value for value in get_args(annotation) if value != "all"]
-    if get_origin(annotation) in (Union, types.UnionType):
-        return [value for part in get_args(annotation) for value in _choices(part)]
-    return []
 
 
 def all_cases(names: Sequence[str]) -> Iterator[Case]:
@@ -121,13 +118,3 @@ def all_cases(names: Sequence[str]) -> Iterator[Case]:
             for kind in KINDS.values():
                 if everywhere or kind.name == PLAIN:
                     yield Case(configuration, kind)
-
-
-@cache
-def refusal(case: Case) -> GistError | None:
-    """The error with which `attach` refuses a pair, or None."""
-    try:
-        case.attach()
-    except GistError as error:
-        return error
-    return None

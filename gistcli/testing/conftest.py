@@ -1,27 +1,19 @@
-"""Options, cases and the closing line of the contract suite."""
+"""The cases of the contract suite, and what its tests are given."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
 import pytest
 from torch import Tensor
 
 from gistcli import registry
 from gistcli.methods.base import Tuner
-from gistcli.testing.cases import NEEDS, Case, all_cases, configurations, refusal
+from gistcli.testing.cases import NEEDS, Case, all_cases, configurations, facts
 from gistcli.testing.kinds import batch as new_batch
+from gistcli.testing.plugin import CASE, OPTION, REFUSED
 
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--gist-method NAME|FILE.py:Class`, repeatable."""
-    parser.addoption(
-        "--gist-method",
-        action="append",
-        default=[],
-        metavar="NAME|FILE.py:Class",
-        help="test this method alone (default: every registered one)",
-    )
+HERE = Path(__file__).parent
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -31,7 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def chosen(config: pytest.Config) -> list[str]:
     """Names of the methods that are tested."""
-    return config.getoption("--gist-method", default=[]) or registry.names("methods")
+    return config.getoption(OPTION, default=[]) or registry.names("methods")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -43,16 +35,25 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         cases = [
             case
             for case in all_cases(names)
-            if refusal(case) is None and all(need(case) for need in needs)
+            if facts(case).refusal is None and all(need(case) for need in needs)
         ]
         metafunc.parametrize("case", cases, ids=str)
     elif "refused" in wanted:
-        metafunc.parametrize("refused", [c for c in all_cases(names) if refusal(c)], ids=str)
+        metafunc.parametrize("refused", [c for c in all_cases(names) if facts(c).refusal], ids=str)
     elif "configuration" in wanted:
         found = [c for name in names for c in configurations(name)]
         metafunc.parametrize("configuration", found, ids=str)
     elif "name" in wanted:
         metafunc.parametrize("name", names)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the reports say what was tested, for the closing line."""
+    for item in items:
+        if isinstance(item, pytest.Function) and HERE in item.path.parents:
+            given = item.callspec.params if hasattr(item, "callspec") else {}
+            for key, value in given.items():
+                item.user_properties.append((REFUSED if key == "refused" else CASE, str(value)))
 
 
 @pytest.fixture
@@ -65,19 +66,3 @@ def tuner(case: Case) -> Tuner:
 def batch() -> dict[str, Tensor]:
     """Six labelled images."""
     return new_batch()
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """How many cases ran, and how many pairs are refused."""
-    stats = terminalreporter.stats
-    reports = [
-        report
-        for report in [*stats.get("passed", []), *stats.get("failed", [])]
-        if "testing/test_" in report.nodeid and "[" in report.nodeid and report.when == "call"
-    ]
-    refused = sum("test_a_refused_pair" in report.nodeid for report in reports)
-    if reports:
-        terminalreporter.write_line(
-            f"gist contract: {len(reports) - refused:,} cases passed or failed, "
-            f"{refused} pairs refused with their reason"
-        )

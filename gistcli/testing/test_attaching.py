@@ -14,12 +14,12 @@ from gistcli.methods.base import Tuner
 from gistcli.methods.gift import Gift
 from gistcli.methods.linear import Linear
 from gistcli.testing.acting import Batch, disturb, logits, train
-from gistcli.testing.cases import Case, refusal
+from gistcli.testing.cases import Case, facts
 from gistcli.testing.refusals import REFUSED
 
 
 def test_a_refused_pair_says_why_before_anything_is_trained(refused: Case) -> None:
-    error = refusal(refused)
+    error = facts(refused).refusal
     assert isinstance(error, NotSupported), error
     assert error.message.count(" ") > 3
     assert error.hint
@@ -106,14 +106,26 @@ def test_two_tuners_on_one_backbone_switch_off_independently(case: Case, batch: 
     assert torch.equal(logits(first, batch), only_first)
 
 
-def test_hooks_read_the_parameters_that_stand_there_now(tuner: Tuner, batch: Batch) -> None:
-    before = logits(tuner, batch)
+def test_hooks_read_the_parameters_that_stand_there_now(
+    case: Case, tuner: Tuner, batch: Batch
+) -> None:
+    disturb(tuner)
+    before, moved = logits(tuner, batch), tuner.state()
+    for name in tuner.trainable():
+        moved[name] = moved[name] + 0.1
+    expected = case.attach()
+    expected.load_state(moved)
+    replaced: dict[int, nn.Parameter] = {}
     for module in (tuner, tuner.backbone):
         for child in module.modules():
             for name, parameter in list(child._parameters.items()):
                 if parameter is not None and parameter.requires_grad:
-                    child._parameters[name] = nn.Parameter(parameter + 0.1)
-    assert not torch.allclose(logits(tuner, batch), before, atol=1e-3)
+                    new = replaced.setdefault(id(parameter), nn.Parameter(parameter + 0.1))
+                    child._parameters[name] = new
+    now = logits(tuner, batch)
+    # a single captured tensor shows: its old values are no longer those of the state
+    assert torch.allclose(now, logits(expected, batch), atol=1e-4)
+    assert not torch.allclose(now, before, atol=1e-3)
 
 
 def test_every_site_acts(tuner: Tuner, batch: Batch) -> None:
