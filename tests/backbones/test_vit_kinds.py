@@ -92,7 +92,7 @@ def test_a_new_head_reads_what_the_old_one_read(backbone: Backbone, pixels: Tens
 def test_every_mapped_input_is_a_product_in_the_weight(
     kind: Kind, exact: Backbone, pixels: Tensor
 ) -> None:
-    base = logits(exact, pixels)
+    base, plain = logits(exact, pixels), stock(kind, exact)
     for site in exact.all_sites():
         if site.rows is not None:
             continue
@@ -100,10 +100,11 @@ def test_every_mapped_input_is_a_product_in_the_weight(
         site.map_input(lambda x, m_II=m_II: x @ m_II, switch)
         changed = logits(exact, pixels)
         switch.release()
-        plain = stock(kind, exact)
         with torch.no_grad():
-            plain.get_submodule(site.module_name).weight.copy_(site.weight() @ m_II.t())
+            weight = plain.get_submodule(site.module_name).weight
+            weight.copy_(site.weight() @ m_II.t())
             require_same(changed, plain(pixels.double()), base)
+            weight.copy_(site.weight())
         assert switch.fired == {site.name}
     assert torch.equal(logits(exact, pixels), base)
 
@@ -111,17 +112,17 @@ def test_every_mapped_input_is_a_product_in_the_weight(
 def test_every_added_output_is_a_sum_in_the_weight(
     kind: Kind, exact: Backbone, pixels: Tensor
 ) -> None:
-    base = logits(exact, pixels)
+    base, plain = logits(exact, pixels), stock(kind, exact)
     for site in exact.all_sites():
         switch, delta_OI = Switch(), random(site.d_out, site.d_in, scale=0.3)
         site.add_output(lambda x, delta_OI=delta_OI: F.linear(x, delta_OI), switch)
         changed = logits(exact, pixels)
         switch.release()
-        plain = stock(kind, exact)
         with torch.no_grad():
             weight = plain.get_submodule(site.module_name).weight
             weight[site.rows or slice(None)] += delta_OI
             require_same(changed, plain(pixels.double()), base)
+            weight[site.rows or slice(None)] = site.weight()
         assert switch.fired == {site.name}
     assert torch.equal(logits(exact, pixels), base)
 
@@ -238,7 +239,7 @@ def test_points_stand_at_the_end_of_their_branches(backbone: Backbone, pixels: T
 
 
 def test_a_scaled_output_is_a_scaled_module(kind: Kind, exact: Backbone, pixels: Tensor) -> None:
-    base = logits(exact, pixels)
+    base, plain = logits(exact, pixels), stock(kind, exact)
     names = [output.name for output in exact.outputs()]
     assert len(names) == len(set(names))
     for output in exact.outputs():
@@ -251,12 +252,13 @@ def test_a_scaled_output_is_a_scaled_module(kind: Kind, exact: Backbone, pixels:
         output.map_output(lambda y, scale=scale: y * scale, switch)
         changed = logits(exact, pixels)
         switch.release()
-        plain = stock(kind, exact)
         module = plain.get_submodule(output.name)
+        stored = copy.deepcopy(module.state_dict())
         with torch.no_grad():
             for parameter in module.parameters():
                 parameter.mul_(scale.view(-1, *[1] * (parameter.ndim - 1)))
             require_same(changed, plain(pixels.double()), base)
+        module.load_state_dict(stored)
         assert output.has_bias == (module.bias is not None if hasattr(module, "bias") else False)
 
 
