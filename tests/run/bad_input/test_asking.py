@@ -22,7 +22,7 @@ def test_an_unknown_method_comes_with_the_nearest_name(
     refuse: Refuse, train: Train, pictures: Path, tmp_path: Path
 ) -> None:
     said = refuse(2, *train(pictures, tmp_path / "run", "--method", "gitf"))
-    said.names("method.name (--method)", "'gitf'", "Did you mean 'gift'?")
+    said.names("method.name (--method)", "'gitf'", "Did you mean 'gift'")
     assert not (tmp_path / "run").exists()
 
 
