@@ -73,9 +73,12 @@ def _weighted(kind: Kind) -> nn.Module:
     """The network of a kind with weights far from any initialisation."""
     generator = torch.Generator().manual_seed(0)
     network = kind.network()
-    for parameter in network.parameters():
+    for name, parameter in network.named_parameters():
         with torch.no_grad():
             parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+            # a norm around 0 would leave activations too small to show an effect
+            if "norm" in name and name.endswith("weight"):
+                parameter.add_(1)
     return network
 
 
