@@ -67,7 +67,7 @@ def load_published(tuner: GiftTuner, tensors: Mapping[str, Tensor]) -> None:
         WeightsError: head or widths do not fit the backbone.
     """
     state = {n.removeprefix("backbone."): t for n, t in tensors.items() if "head." in n}
-    by_family_name = {s.module_name.split(".", 2)[2]: tuner.key_of(s) for s in tuner.sites}
+    by_family_name = {s.family_name: tuner.key_of(s) for s in tuner.sites}
     for name, tensor in tensors.items():
         match = PUBLISHED.fullmatch(name)
         if match:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,8 @@ from safetensors.torch import load_file
 from timm.models import save_for_hf
 from torch import Tensor
 
-from gistcli.artifacts.merge import merge_timm
+from gistcli.artifacts.merge import merge_weights, tuned_form
 from gistcli.artifacts.plan import plan_merge
-from gistcli.artifacts.timm_export import tuned_config
 from gistcli.artifacts.verify import Reference
 from gistcli.backbones import Backbone, open_backbone
 from gistcli.backbones.base import Origin
@@ -153,10 +153,12 @@ def test_the_written_folder_is_loaded_by_timm_alone(kind: str, size: Any, tmp_pa
     pixels = torch.randn(2, 3, height, width)
     tuned, plan = logits(tuner, pixels), plan_merge(tuner)
     names, data = ["a", "b", "c"], backbone.data_config()
-    config = tuned_config(backbone, names, data, plan.merged.model_args)
-    receipt = merge_timm(plan, config, tmp_path / "out", reference=Reference(pixels, tuned))
+    form = tuned_form(backbone, names, data, plan.merged.model_args)
+    reference = Reference(pixels, tuned)
+    receipt = merge_weights(plan, form, tmp_path / "out", reference=reference)
     assert receipt.max_abs_logit_difference == 0
     registers = 2 + getattr(base, "num_reg_tokens", 0)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["model_args"]["reg_tokens"] == registers
     model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
     with torch.no_grad():
