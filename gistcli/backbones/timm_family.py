@@ -93,9 +93,9 @@ class TimmBackbone(Backbone):
         """A new linear head for `classes`, truncated normal 0.02 and zero bias."""
         reference = next(self.model.parameters())
         self.timm.reset_classifier(classes)
-        for head in self.heads().values():
+        for number, head in enumerate(self.heads().values()):
             head.to(device=reference.device, dtype=reference.dtype)
-            initialise_head(head, seed)
+            initialise_head(head, seed + number)  # two heads that are equal would stay so
         self.freeze()
 
     def head_names(self) -> list[str]:

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from gistcli import registry
 from gistcli.backbones import Backbone, Site, Switch
 from gistcli.backbones.base import Origin
-from gistcli.backbones.vit import ViT
 from gistcli.errors import NotMergeable, NotSupported
 from gistcli.methods.gift import Gift
 from gistcli.testing.kinds import Kind
@@ -390,17 +389,3 @@ def test_merged_slices_load_into_timm(kind: Kind, backbone: Backbone, pixels: Te
     assert not torch.allclose(changed, base, atol=1e-3)
     tuner.detach()
     assert torch.equal(logits(backbone, pixels), base)
-
-
-def test_a_distilled_network_averages_its_heads_in_training_too(pixels: Tensor) -> None:
-    backbone = ALL["DeiT distilled"].backbone()
-    assert isinstance(backbone, ViT)
-    plain = copy.deepcopy(backbone.model)
-    backbone.train()
-    backbone.model.set_distilled_training(True)
-    plain.train().set_distilled_training(True)
-    with torch.no_grad():
-        result = backbone({"pixels": pixels}).logits
-        one, two = plain(pixels)
-    assert not torch.allclose(one, two)
-    assert torch.equal(result, torch.stack([one, two]).mean(0))
