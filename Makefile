@@ -18,7 +18,7 @@ demo: $(STAMP)  ## fine-tune, evaluate, merge and look: two minutes, no network
 	$(BIN)/gist demo recipes/quickstart.yaml -o runs/demo
 
 test: $(STAMP)  ## the test suite
-	$(BIN)/pytest -q -n 2
+	$(BIN)/pytest -q -n 2 --dist worksteal
 
 check: $(STAMP)  ## style, types, layers
 	$(BIN)/ruff check .

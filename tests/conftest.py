@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 # two workers on two cores: one thread each, also in the processes that tests start
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+import torch
 
 ASSETS = Path(__file__).resolve().parents[2] / "shared" / "assets"
 
@@ -27,3 +29,10 @@ def private_cache(
 ) -> None:
     """Fingerprints are cached in a folder of the test session, not in the user's."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def no_recompilations_of_others() -> None:
+    """Whole-graph compilation fails behind eight others of the same code, whoever made them."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()

@@ -12,7 +12,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from gistcli.methods.paca import ClusterAttention, FeedForward, MixingBlock, attend, key_map, linear
+from gistcli.methods.paca import ClusterAttention, FeedForward, KeyMap, MixingBlock, attend, linear
 
 BlockName = Literal["none", "gelu", "sigmoid", "mlp", "mlp_mixer", "transformer", "paca"]
 
@@ -53,7 +53,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.q, self.v, self.proj = (linear(dim, dim, like) for _ in range(3))
-        self.k = key_map(dim, like)
+        self.k = KeyMap(dim, like)
 
     def forward(self, x_LND: Tensor) -> Tensor:
         """(L, N, D) -> (L, N, D)."""

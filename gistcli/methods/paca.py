@@ -27,18 +27,19 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim > 1 and ".cluster." not in name
 
 
-def key_map(dim: int, like: Tensor) -> nn.Linear:
-    """The map to keys. Its bias is counted but stays as it is: a part that all keys have in common
-    cancels in the softmax, so that its gradient is rounding noise.
+class KeyMap(nn.Linear):
+    """The map to keys, in float32. Its bias is counted but stays as it is: a part that all keys
+    have in common cancels in the softmax, so that its gradient is rounding noise.
     """
-    keys = linear(dim, dim, like)
-    keys.bias.requires_grad_(False)
-    return keys
+
+    def __init__(self, dim: int, like: Tensor) -> None:
+        super().__init__(dim, dim, device=like.device, dtype=torch.float32)
+        self.bias.requires_grad_(False)
 
 
 def idle(module: nn.Module) -> set[str]:
-    """Names of the parameters that stay as they are (`key_map`)."""
-    return {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+    """Names of the key biases."""
+    return {f"{name}.bias" for name, m in module.named_modules() if isinstance(m, KeyMap)}
 
 
 def attend(q_LND: Tensor, k_LMD: Tensor, v_LMD: Tensor, heads: int) -> Tensor:
@@ -74,7 +75,7 @@ class ClusterAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.q, self.v, self.proj = (linear(dim, dim, like) for _ in range(3))
-        self.k = key_map(dim, like)
+        self.k = KeyMap(dim, like)
         self.cluster = linear(dim, clusters, like)
 
     def assign(self, x_LND: Tensor) -> Tensor:

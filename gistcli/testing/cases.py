@@ -89,11 +89,23 @@ def facts(case: Case) -> Facts:
     return Facts(None, gateable and not bypassed, tuner.merge_refusal() is None)
 
 
+SEAMS = ("adapter", "bitfit", "gift", "lora", "ssf", "toast", "vpt")
+"""Methods that between them use every seam: points, owned parameters, inputs, outputs of sites,
+outputs of modules, two passes, tokens that are refreshed."""
+
+
+def _compiles(case: Case) -> bool:
+    """Whether tracing is worth its half second: it depends on kind and seam, not on the method."""
+    ours = case.configuration.name in registry.TABLES["methods"]
+    return not ours or case.kind.name == PLAIN or case.configuration.name in SEAMS
+
+
 NEEDS: dict[str, Callable[[Case], bool]] = {
     "layers": lambda case: "layers" in case.configuration.kind.model_fields,
     "gate": lambda case: facts(case).gateable,
     "merge": lambda case: facts(case).merges,
     "no merge": lambda case: not facts(case).merges,
+    "compiling": _compiles,
     "low rank": lambda case: case.method().capabilities().low_rank,
 }
 """What `@pytest.mark.needs(NAME)` asks of a case; the others are not generated."""

@@ -109,6 +109,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(tuner: Tuner, batch: Ba
         assert torch.allclose(again[name], gradient, atol=1e-5 * scale), name
 
 
+@pytest.mark.needs("compiling")
 def test_compiled_after_attaching_it_equals_eager(tuner: Tuner, batch: Batch) -> None:
     torch.compiler.reset()  # the cases before have used up dynamo's limit of recompilations
     disturb(tuner)
