@@ -38,7 +38,7 @@ class Fact(Method):
 
     name: ClassVar[str] = "fact"
     summary: ClassVar[str] = "W + s U S V with U, V shared by the whole network"
-    recommended: ClassVar[Mapping[str, Recommended]] = {"vision": Recommended(3e-3, 3e-3, 1e-4)}
+    recommended: ClassVar[Mapping[str, Recommended]] = {"vision": Recommended(1e-2, 3e-3, 1e-4)}
 
     variant: Literal["tt", "tk"] = "tt"
     """tt: a matrix S for every slice; tk: these are factored once more. tt at its largest published

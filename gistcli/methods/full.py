@@ -16,7 +16,7 @@ class Full(Subset):
 
     name: ClassVar[str] = "full"
     summary: ClassVar[str] = "full fine-tuning: every parameter is trained"
-    recommended: ClassVar[Mapping[str, Recommended]] = {"vision": Recommended(1e-4, 3e-3, 1e-4)}
+    recommended: ClassVar[Mapping[str, Recommended]] = {"vision": Recommended(3e-5, 3e-3, 1e-4)}
 
     def choose(self, model: nn.Module) -> list[nn.Parameter]:
         """All of them."""
