@@ -49,7 +49,7 @@ class Toast(Method):
     name: ClassVar[str] = "toast"
     summary: ClassVar[str] = "a second pass whose values are steered by the output of the first"
     recommended: ClassVar[Mapping[str, Recommended]] = {
-        "vision": Recommended(1e-3, 3e-3, 1e-4, clip_norm=1.0)
+        "vision": Recommended(3e-4, 3e-3, 1e-4, clip_norm=1.0)
     }
 
     variant: Literal["full", "lite"] = "full"

@@ -33,7 +33,7 @@ class Vpt(Method):
     name: ClassVar[str] = "vpt"
     summary: ClassVar[str] = "prompt tokens before the first block, or anew before every block"
     recommended: ClassVar[Mapping[str, Recommended]] = {
-        "vision": Recommended(1e-2, 3e-3, 1e-4, clip_norm=1.0)
+        "vision": Recommended(3e-3, 3e-3, 1e-4, clip_norm=1.0)
     }
 
     length: Annotated[int, Field(ge=1)] = 10
