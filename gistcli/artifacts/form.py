@@ -9,8 +9,6 @@ from typing import ClassVar
 
 from torch import nn
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
-
 
 class Form(abc.ABC):
     """A kind of folder: the files beside the weights, the names in them, how it is loaded."""

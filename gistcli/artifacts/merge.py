@@ -17,7 +17,7 @@ from torch import Tensor
 from gistcli import atomic
 from gistcli.artifacts import output as outputs
 from gistcli.artifacts import rounding, verify
-from gistcli.artifacts.form import WEIGHTS, Form
+from gistcli.artifacts.form import Form
 from gistcli.artifacts.output import Receipt
 from gistcli.artifacts.plan import MergePlan, floats
 from gistcli.artifacts.tensors import Written, dtype_name
@@ -25,6 +25,7 @@ from gistcli.artifacts.timm_export import timm_form
 from gistcli.artifacts.transformers_export import transformers_form
 from gistcli.artifacts.verify import Reference
 from gistcli.backbones.base import Backbone
+from gistcli.backbones.locating import WEIGHTS
 from gistcli.reporting import SILENT, Reporter
 
 CARD = "README.md"

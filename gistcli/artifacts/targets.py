@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gistcli.artifacts.form import CONFIG, WEIGHTS
 from gistcli.artifacts.output import RECEIPT
 from gistcli.artifacts.rundir import RunDirectory, no_run, read_json
 from gistcli.artifacts.timm_export import PREPROCESSING
-from gistcli.backbones.locating import INDEX
+from gistcli.backbones.locating import CONFIG, INDEX, WEIGHTS
 from gistcli.errors import NotFound, NotSupported, WeightsError
 
 

@@ -12,8 +12,9 @@ import timm
 from torch import nn
 
 from gistcli import atomic
-from gistcli.artifacts.form import CONFIG, Form
+from gistcli.artifacts.form import Form
 from gistcli.backbones.base import Backbone
+from gistcli.backbones.locating import CONFIG
 
 RUNTIME_ARGS = ("num_classes", "drop_rate", "drop_path_rate", "drop_block_rate", "device", "dtype")
 PREPROCESSING = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")

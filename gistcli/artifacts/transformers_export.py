@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from gistcli import atomic
-from gistcli.artifacts.form import CONFIG, Form
+from gistcli.artifacts.form import Form
 from gistcli.backbones import hf_images
 from gistcli.backbones.base import Backbone
 from gistcli.backbones.hf_loading import load_pretrained
+from gistcli.backbones.locating import CONFIG
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,6 @@ class PlainBlocks(TimmBlocks):
     register_argument: ClassVar[str]
     """Argument of the architecture that says how many registers there are."""
 
-    @property
-    def blocks(self) -> Any:
-        """`model.blocks`."""
-        return self.timm.blocks
-
     def outputs(self) -> list[Output]:
         """Patch embedding, norms and linear maps of every block, last norm.
 

@@ -41,18 +41,21 @@ class Switch:
         self.handles: list[RemovableHandle] = []
         self.on_release: list[Callable[[], object]] = []
 
+    def mark(self, name: str) -> None:
+        """Note that a site, point or slot has acted."""
+        if name not in self.fired:  # a compiled graph changes nothing in the second pass
+            self.fired.add(name)
+
     def replace(self, name: str, old: Tensor, new: Tensor) -> Tensor:
         """`old + gate (new - old)` in the dtype of `old`; `new` itself without a gate."""
-        if name not in self.fired:
-            self.fired.add(name)
+        self.mark(name)
         if self.gate is not None:
             new = old + self.gate * (new - old)
         return new.to(old.dtype)
 
     def add(self, name: str, old: Tensor, delta: Tensor) -> Tensor:
         """`old + gate delta` in the dtype of `old`."""
-        if name not in self.fired:
-            self.fired.add(name)
+        self.mark(name)
         if self.gate is not None:
             delta = self.gate * delta
         return old + delta.to(old.dtype)

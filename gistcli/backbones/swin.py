@@ -59,6 +59,11 @@ class Swin(TimmBlocks):
             for number in range(len(layer.blocks))
         ]
 
+    @property
+    def blocks(self) -> Any:
+        """Those of all stages, in order."""
+        return [block for layer in self.timm.layers for block in layer.blocks]
+
     # --- seams ------------------------------------------------------------------------------
 
     def taps(self, block: Any, branch: str) -> tuple[Tap, Tap]:

@@ -39,12 +39,12 @@ class TimmBlocks(TimmBackbone):
     @property
     def block_paths(self) -> list[str]:
         """Paths of the blocks in `self.model`, in order: `blocks.N`."""
-        return [f"blocks.{number}" for number in range(len(self.timm.blocks))]
+        return [f"blocks.{number}" for number in range(self.depth)]
 
     @property
     def blocks(self) -> Any:
         """The blocks, in order."""
-        return [self.model.get_submodule(path) for path in self.block_paths]
+        return self.timm.blocks
 
     def taps(self, block: Any, branch: str) -> tuple[Tap, Tap]:
         """Residual and x_in of the branch attention or mlp."""
@@ -110,8 +110,13 @@ class TimmBlocks(TimmBackbone):
         """Tokens, pooled features and logits."""
         model = self.timm
         tokens = model.forward_features(pixels.to(model.patch_embed.proj.weight.dtype))
-        pooled = model.forward_head(tokens, pre_logits=True)
+        pooled = self.pool(tokens)
         return self.in_order(tokens), pooled, self.classify(pooled)
+
+    def pool(self, features: Tensor) -> Tensor:
+        """(B, P) what the head reads, of what `forward_features` gives."""
+        pooled: Tensor = self.timm.forward_head(features, pre_logits=True)
+        return pooled
 
     def in_order(self, features: Tensor) -> Tensor:
         """(B, T, D) of what `forward_features` gives."""

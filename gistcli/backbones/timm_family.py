@@ -82,33 +82,30 @@ class TimmBackbone(Backbone):
             found[POSITIONS] = state[POSITIONS]
         return found
 
-    def heads(self) -> dict[str, nn.Linear]:
-        """The linear maps that give logits, by path; two where a network was distilled."""
+    def heads(self) -> tuple[nn.Linear, ...]:
+        """The linear maps that give logits; two where a network was distilled."""
         found = self.timm.get_classifier()
-        heads = found if isinstance(found, tuple) else (found,)
-        names = {id(module): name for name, module in self.model.named_modules()}
-        return {names[id(head)]: head for head in heads}
+        return found if isinstance(found, tuple) else (found,)
 
     def reset_head(self, classes: int, seed: int = 0) -> None:
         """A new linear head for `classes`, truncated normal 0.02 and zero bias."""
         reference = next(self.model.parameters())
         self.timm.reset_classifier(classes)
-        for number, head in enumerate(self.heads().values()):
+        for number, head in enumerate(self.heads()):
             head.to(device=reference.device, dtype=reference.dtype)
             initialise_head(head, seed + number)  # two heads that are equal would stay so
         self.freeze()
 
     def head_names(self) -> list[str]:
         """`head.weight`, `head.bias`."""
+        paths = {module: path for path, module in self.model.named_modules()}
         return [
-            f"{path}.{name}"
-            for path, head in self.heads().items()
-            for name, _ in head.named_parameters()
+            f"{paths[head]}.{name}" for head in self.heads() for name, _ in head.named_parameters()
         ]
 
     def classify(self, pooled: Tensor) -> Tensor:
         """(B, K): the head alone."""
-        (head,) = self.heads().values()
+        (head,) = self.heads()
         logits: Tensor = head(pooled)
         return logits
 

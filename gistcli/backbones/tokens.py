@@ -121,7 +121,7 @@ class InsertedTokens:
             return None
         new = []
         for entry in active:
-            entry.switch.fired.add(entry.slot)
+            entry.switch.mark(entry.slot)
             new.append(entry.make(x_BTD.shape[0]).to(x_BTD.dtype))
         cls = self.cls_tokens
         return torch.cat([x_BTD[:, :cls], *new, x_BTD[:, cls:]], dim=1)

@@ -10,7 +10,7 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from gistcli.backbones.base import Origin, Ran
+from gistcli.backbones.base import Origin
 from gistcli.backbones.plain import PlainBlocks
 from gistcli.backbones.sites import Tap
 from gistcli.backbones.timm_family import built_in
@@ -48,18 +48,15 @@ class ViT(PlainBlocks):
         of_timm = built_in(architecture, "vision_transformer", "deit")
         return of_timm and OTHER_BLOCKS.search(architecture) is None
 
-    def run(self, pixels: Tensor) -> Ran:
-        """Features and logits; a distilled network averages its two heads, in training too."""
-        model = self.timm
-        if not isinstance(model, VisionTransformerDistilled):
-            return super().run(pixels)
-        tokens = model.forward_features(pixels.to(model.patch_embed.proj.weight.dtype))
-        pooled = model.head_drop(tokens[:, :2]).flatten(1)
-        return tokens, pooled, self.classify(pooled)
+    def pool(self, features: Tensor) -> Tensor:
+        """(B, P): class and distillation token side by side where there are two."""
+        if not isinstance(self.model, VisionTransformerDistilled):
+            return super().pool(features)
+        return self.timm.head_drop(features[:, :2]).flatten(1)
 
     def classify(self, pooled: Tensor) -> Tensor:
-        """(B, K); pooled holds class and distillation token side by side where there are two."""
-        heads = self.heads().values()
+        """(B, K); a distilled network averages its two heads, in training too."""
+        heads = self.heads()
         parts = pooled.chunk(len(heads), dim=-1)
         logits = [head(part) for head, part in zip(heads, parts, strict=True)]
         return logits[0] if len(logits) == 1 else torch.stack(logits).mean(0)

@@ -51,6 +51,37 @@ def shuffled(seed: int, epoch: int, count: int) -> np.ndarray:
     return np.argsort(keys, kind="stable")
 
 
+def batch_indices(
+    count: int,
+    batch_size: int,
+    *,
+    seed: int | None,
+    epoch: int = 0,
+    start_batch: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    drop_last: bool = False,
+) -> list[np.ndarray]:
+    """Positions (int64) of the examples of each batch of one pass, for one process.
+
+    Args:
+        count: examples in the split.
+        batch_size: examples in a global batch; process `rank` of `world` gets every world-th of
+            them, so that the last batch of a process may be shorter, even empty.
+        seed: of the order; None keeps that of the split.
+        epoch: number of the pass.
+        start_batch: global batches to leave out at the beginning.
+        rank: this process.
+        world: the number of processes.
+        drop_last: leave out a last global batch that is not full.
+    """
+    order = np.arange(count) if seed is None else shuffled(seed, epoch, count)
+    total = count // batch_size if drop_last else -(-count // batch_size)
+    return [
+        order[b * batch_size : (b + 1) * batch_size][rank::world] for b in range(start_batch, total)
+    ]
+
+
 class Augmentation(Protocol):
     """Changes a batch of canvases into a batch of inputs."""
 

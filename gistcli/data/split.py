@@ -88,13 +88,16 @@ class ImageSplit:
             world: the number of processes.
             drop_last: leave out a last global batch that is not full.
         """
-        count = len(self)
-        order = np.arange(count) if seed is None else augmentations.shuffled(seed, epoch, count)
-        total = self.batches_per_epoch(batch_size, drop_last)
-        indices = [
-            order[b * batch_size : (b + 1) * batch_size][rank::world]
-            for b in range(start_batch, total)
-        ]
+        indices = augmentations.batch_indices(
+            len(self),
+            batch_size,
+            seed=seed,
+            epoch=epoch,
+            start_batch=start_batch,
+            rank=rank,
+            world=world,
+            drop_last=drop_last,
+        )
         for index, pixels in zip(indices, self._canvases(indices), strict=True):
             if seed is not None and self._augmentation is not None:
                 u = augmentations.uniforms(seed, epoch, index, self._augmentation.draws)

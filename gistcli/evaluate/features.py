@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gistcli.backbones.layout import Features
-from gistcli.data.augment import shuffled
+from gistcli.data.augment import batch_indices
 from gistcli.evaluate.classify import EvaluationSplit, run_over
 from gistcli.methods.base import Tuner
 from gistcli.reporting import SILENT, Reporter
@@ -78,13 +78,16 @@ class FeatureSplit:
         """
         pooled_ND = self.pooled()
         labels_N = self.labels.to(pooled_ND.device)
-        count = len(self)
-        order = torch.arange(count)
-        if seed is not None:
-            order = torch.from_numpy(shuffled(seed, epoch, count))
-        for number in range(start_batch, self.batches_per_epoch(batch_size)):
-            first = number * batch_size
-            index = order[first : first + batch_size][rank::world].to(pooled_ND.device)
+        for positions in batch_indices(
+            len(self),
+            batch_size,
+            seed=seed,
+            epoch=epoch,
+            start_batch=start_batch,
+            rank=rank,
+            world=world,
+        ):
+            index = torch.from_numpy(positions).to(pooled_ND.device)
             yield {"pooled": pooled_ND[index], "labels": labels_N[index], "index": index}
 
     def pooled(self) -> Tensor:

@@ -107,10 +107,9 @@ class FactTuner(Tuner):
     method: Fact
 
     def __init__(self, method: Fact, backbone: Backbone, *, head: bool = True) -> None:
-        sites = backbone.sites(method.targets, method.layers)
-        cuts = [_cut(fused) for fused in fuse(sites)]  # a refusal leaves the backbone untouched
         super().__init__(method, backbone, head=head)
-        self.sites, self._cuts = sites, cuts
+        self.sites = backbone.sites(method.targets, method.layers)
+        self._cuts = [_cut(fused) for fused in fuse(self.sites)]
         self.u, self.v = nn.ParameterDict(), nn.ParameterDict()
         self.core, self.columns = nn.ParameterDict(), nn.ParameterDict()
         self._first: dict[str, int] = {}

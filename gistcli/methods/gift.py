@@ -7,7 +7,6 @@ Paper: arXiv 2312.00700 (v2 on). Shape suffixes: O = d_out, I = d_in, R = rank, 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, ClassVar, Literal, Self
@@ -30,7 +29,7 @@ from gistcli.methods.base import (
     full_precision,
 )
 from gistcli.methods.gift_blocks import USED_BY, BlockName, BlockOptions, build_block
-from gistcli.methods.low_rank import merged_low_rank
+from gistcli.methods.low_rank import merged_low_rank, parameter_key
 from gistcli.methods.options import Layers, Targets
 from gistcli.methods.paca import decays, full_float, idle
 
@@ -224,10 +223,7 @@ def _columns(w_OI: Tensor, phi_IR: Tensor, block: nn.Module | None) -> Tensor:
 def _share(sites: list[Site], share: str, *, by_output: bool) -> dict[str, str]:
     """Site name -> name of its pair; widths are in the name only where a group has several."""
     groups = {
-        s.name: re.sub(r"\W+", "_", {"role": s.role, "all": "all", "none": s.name}[share]).strip(
-            "_"
-        )
-        for s in sites
+        s.name: parameter_key({"role": s.role, "all": "all", "none": s.name}[share]) for s in sites
     }
     widths = {s.name: f"{s.d_in}" + (f"x{s.d_out}" if by_output else "") for s in sites}
     found: dict[str, set[str]] = {}

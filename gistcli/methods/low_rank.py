@@ -32,8 +32,7 @@ class Fused:
     def mark(self, switch: Switch) -> None:
         """Note that all of these sites have acted."""
         for site in self.sites:
-            if site.name not in switch.fired:
-                switch.fired.add(site.name)
+            switch.mark(site.name)
 
 
 def fuse(sites: Iterable[Site]) -> list[Fused]:

@@ -59,6 +59,8 @@ class OwnedParameters:
                     mixed.setdefault(module, []).append(last)
                     dtypes[module] = dtype
         owned = {(module, last) for places in self._places.values() for module, last in places}
+        if not mixed:
+            return
         read_by: dict[nn.Module, nn.Module] = {
             site.module: site.parent for site in self._backbone.all_sites() if site.parent
         }

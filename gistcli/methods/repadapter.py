@@ -80,8 +80,8 @@ class RepAdapterTuner(Tuner):
     method: RepAdapter
 
     def __init__(self, method: RepAdapter, backbone: Backbone, *, head: bool = True) -> None:
-        readers = _readers(backbone, method)  # a refusal leaves the backbone untouched
         super().__init__(method, backbone, head=head)
+        readers = _readers(backbone, method)
         self.sites = [site for several in readers.values() for site in several]
         self._keys = {site.name: key for key, several in readers.items() for site in several}
         self.down, self.down_bias = nn.ParameterDict(), nn.ParameterDict()

@@ -5,7 +5,6 @@ y' = gamma * y + beta, so that W' = gamma W (by rows) and b' = gamma b + beta
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import ClassVar
 
@@ -23,6 +22,7 @@ from gistcli.methods.base import (
     Tuner,
     full_precision,
 )
+from gistcli.methods.low_rank import parameter_key
 
 DEVIATION = 0.02
 """Of gamma around 1 and of beta around 0 at the start, as published: not the identity."""
@@ -61,7 +61,7 @@ class SsfTuner(Tuner):
     def __init__(self, method: Ssf, backbone: Backbone, *, head: bool = True) -> None:
         super().__init__(method, backbone, head=head)
         self.gamma, self.beta = nn.ParameterDict(), nn.ParameterDict()
-        self.outputs = {re.sub(r"\W", "_", output.name): output for output in backbone.outputs()}
+        self.outputs = {parameter_key(output.name): output for output in backbone.outputs()}
         for key, output in self.outputs.items():
             output.map_output(self._scale(key), self.switch)
             self._create(key, output)

@@ -80,9 +80,9 @@ def test_every_name_has_all_its_maps_and_outputs(name: str) -> None:
         backbone = family(shallow(architecture), Origin(architecture, architecture))
         maps = {site.module_name for site in backbone.all_sites()}
         outputs = {output.name for output in backbone.outputs()}
-        heads = set(backbone.heads())
+        heads = backbone.heads()
         for path, module in backbone.model.named_modules():
-            if path in heads or {"attn_pool"} & set(path.split(".")):
+            if module in heads or {"attn_pool"} & set(path.split(".")):
                 continue  # behind the last norm
             if isinstance(module, nn.Linear):
                 assert path in maps, (architecture, path)
