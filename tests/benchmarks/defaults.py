@@ -1,6 +1,6 @@
 """What every method reaches with its defaults on two small sets, through the command line.
 
-Run: python tests/benchmarks/defaults.py -o RUNS [--methods lora,ssf] [--seeds 0,1] [--show]
+Run: python tests/benchmarks/defaults.py -o RUNS [--methods lora,ssf] [--seeds 0,1]
 
 Every run is a `gist finetune` of its own (20 epochs, batch 32, the method's recommended rates), so
 that seconds and peak memory are those of a user; a run that is there is read, not repeated. The
@@ -17,21 +17,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sets import MODEL, SETS
+
 from gistcli import registry
 
-ASSETS = Path(__file__).resolve().parents[3] / "shared" / "assets"
-MODEL = ASSETS / "vit_tiny_patch16_224"
-SETS = {
-    "caltech20": [
-        "--data",
-        str(ASSETS / "caltech20"),
-        "--img-size",
-        "112",
-        "--set",
-        "data.shots=5",
-    ],
-    "digits": ["--data", "digits", "--img-size", "96", "--set", "data.shots=30"],
-}
 VARIANTS = {
     "adapter": [{"variant": v} for v in ("houlsby", "parallel", "adaptformer", "adapter_plus")],
     "fact": [{"variant": "tk", "rank": 32}],
@@ -50,10 +39,12 @@ def result(name: str, options: dict[str, Any], where: str, seed: int, runs: Path
     """The JSON of a run, which is made where it is missing."""
     title = "-".join([name, *(f"{k}={v}" for k, v in options.items()), where, str(seed)])
     settings = [part for k, v in options.items() for part in ("--set", f"method.{k}={v}")]
+    data, shots, size = SETS[where]
     command = [
         sys.executable, "-m", "gistcli", "finetune", "--method", name, *settings,
-        "--model", str(MODEL), *SETS[where], "--seed", str(seed), "--set", "eval.every=none",
-        "-o", str(runs / title), "--json",
+        "--model", str(MODEL), "--data", data, "--img-size", str(size),
+        "--set", f"data.shots={shots}", "--set", "eval.every=none",
+        "--seed", str(seed), "-o", str(runs / title), "--json",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sets import MODEL, SETS
 
 from gistcli import registry
 from gistcli.data import Preprocess, load_split, open_catalog
@@ -33,12 +34,6 @@ from gistcli.run.settings import resolved, training_plan
 from gistcli.train.engine import open_accelerator
 from gistcli.train.loop import fit
 
-ASSETS = Path(__file__).resolve().parents[3] / "shared" / "assets"
-MODEL = ASSETS / "vit_tiny_patch16_224"
-SETS = {
-    "caltech20": ({"path": str(ASSETS / "caltech20"), "shots": 5}, 112),
-    "digits": ({"path": "digits", "shots": 30}, 96),
-}
 STARTS = {"full": 1e-4, "linear": 3e-3, "vpt": 3e-2}
 """The middle one of the first three rates, where it is not 3e-3."""
 LADDER = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
@@ -49,7 +44,8 @@ Setting = dict[str, float]
 @cache
 def splits(name: str) -> tuple[Any, Any, list[str]]:
     """Training and validation split, decoded once."""
-    data, size = SETS[name]
+    path, shots, size = SETS[name]
+    data = {"path": path, "shots": shots}
     recipe = Recipe.model_validate({"model": {"name": "x"}, "data": data})
     catalog = open_catalog(recipe.data, base=Path.cwd())
     config = json.loads((MODEL / "config.json").read_text())
@@ -61,13 +57,13 @@ def splits(name: str) -> tuple[Any, Any, list[str]]:
 
 def run(method: dict[str, Any], where: str, setting: Setting, seed: int = 0) -> dict[str, Any]:
     """One training and its figures on validation."""
-    data, size = SETS[where]
+    path, shots, size = SETS[where]
     recipe = resolved(
         Recipe.model_validate(
             {
                 "seed": seed,
                 "model": {"name": str(MODEL), "img_size": size},
-                "data": data,
+                "data": {"path": path, "shots": shots},
                 "method": method,
                 "optim": setting,
                 "train": {"epochs": EPOCHS},

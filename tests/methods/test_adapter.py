@@ -16,6 +16,7 @@ from gistcli.backbones import Backbone, open_backbone
 from gistcli.backbones.sites import Point
 from gistcli.errors import NotMergeable, NotSupported
 from gistcli.methods.adapter import FORMS, Adapter, AdapterModule, AdapterTuner
+from tests.methods.measuring import count_on_vit_b_16, require_movement
 
 VARIANTS = list(FORMS)
 
@@ -34,10 +35,7 @@ VARIANTS = list(FORMS)
     ],
 )
 def test_counts_on_vit_b_16_are_those_of_the_papers(options: dict, parameters: int) -> None:
-    backbone = open_backbone("vit_base_patch16_224", meta=True)
-    backbone.reset_head(10)
-    trained = Adapter(**options).attach(backbone).trainable().values()
-    assert sum(t.parameter.numel() for t in trained if t.group == "method") == parameters
+    assert count_on_vit_b_16(Adapter(**options)) == parameters
 
 
 def disturb(tuner: AdapterTuner) -> None:
@@ -133,15 +131,7 @@ def test_two_steps_move_every_tensor(
     variant: str, init: Any, tiny: Backbone, batch: dict[str, Tensor]
 ) -> None:
     tuner = Adapter(variant=variant, init=init).attach(tiny)  # type: ignore[arg-type]
-    trained = {n: t.parameter for n, t in tuner.trainable().items()}
-    before = {n: p.detach().clone() for n, p in trained.items()}
-    optimiser = torch.optim.Adam(trained.values(), lr=0.01)  # gradients differ by magnitudes
-    for _ in range(2):
-        optimiser.zero_grad()
-        F.cross_entropy(tuner(batch).logits, batch["labels"]).backward()
-        optimiser.step()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trained.values())
-    assert not any(torch.equal(p, before[n]) for n, p in trained.items())
+    require_movement(tuner, batch)
 
 
 def test_published_starts_have_the_published_spread() -> None:

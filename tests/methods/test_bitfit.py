@@ -8,20 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gistcli.backbones import Backbone, open_backbone
+from gistcli.backbones import Backbone
 from gistcli.errors import Refused
 from gistcli.methods.bitfit import BitFit
+from tests.methods.measuring import count_on_vit_b_16, on_vit_b_16
 
 
 @pytest.mark.parametrize(
     ("options", "parameters"), [({}, 102_912), ({"linear_only": True}, 82_944)]
 )
 def test_counts_on_vit_b_16_are_those_of_the_papers(options: dict, parameters: int) -> None:
-    backbone = open_backbone("vit_base_patch16_224", meta=True)
-    backbone.reset_head(10)
-    trained = BitFit(**options).attach(backbone).trainable().values()
-    assert sum(t.parameter.numel() for t in trained if t.group == "method") == parameters
-    assert not any(t.decay for t in trained if t.group == "method")
+    assert count_on_vit_b_16(BitFit(**options)) == parameters
+    assert not any(t.decay for t in on_vit_b_16(BitFit(**options)))
 
 
 def chosen(method: BitFit, model: nn.Module) -> set[str]:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional as F
 
-from gistcli.backbones import Backbone, open_backbone
+from gistcli.backbones import Backbone
 from gistcli.backbones.base import Origin
 from gistcli.backbones.layout import TokenLayout
 from gistcli.backbones.sites import Switch
@@ -19,6 +19,8 @@ from gistcli.backbones.vit import ViT
 from gistcli.errors import NotMergeable, NotSupported
 from gistcli.methods.convpass import Convpass, ConvpassModule, ConvpassTuner
 from gistcli.testing.kinds import KINDS, VIT
+from tests.backbones.kinds import logits
+from tests.methods.measuring import count_on_vit_b_16, require_movement
 
 
 def attach(backbone: Backbone, **options: Any) -> ConvpassTuner:
@@ -27,11 +29,6 @@ def attach(backbone: Backbone, **options: Any) -> ConvpassTuner:
     assert isinstance(tuner, ConvpassTuner)
     tuner.load_state({n: t + 0.3 * torch.randn_like(t) for n, t in tuner.state().items()})
     return tuner
-
-
-def logits(module: Any, pixels: Tensor) -> Tensor:
-    with torch.no_grad():
-        return module({"pixels": pixels}).logits
 
 
 @pytest.mark.parametrize(
@@ -44,10 +41,7 @@ def logits(module: Any, pixels: Tensor) -> Tensor:
     ],
 )
 def test_counts_on_vit_b_16_are_those_of_the_paper(options: dict, parameters: int) -> None:
-    backbone = open_backbone("vit_base_patch16_224", meta=True)
-    backbone.reset_head(10)
-    trained = Convpass(**options).attach(backbone).trainable().values()
-    assert sum(t.parameter.numel() for t in trained if t.group == "method") == parameters
+    assert count_on_vit_b_16(Convpass(**options)) == parameters
 
 
 def sharp(x: Tensor) -> Tensor:
@@ -153,15 +147,7 @@ def test_it_starts_at_the_identity_and_two_steps_move_everything(
     kernel = tuner.state()["bypasses.0_mlp.kernel"].clone()
     assert torch.equal(kernel[:, :, 1, 1], torch.eye(8)) == (conv_init == "identity")
     assert (kernel[:, :, 0].abs().sum() == 0) == (conv_init == "identity")
-    trained = {n: t.parameter for n, t in tuner.trainable().items()}
-    before = {n: p.detach().clone() for n, p in trained.items()}
-    optimiser = torch.optim.Adam(trained.values(), lr=0.01)  # gradients differ by magnitudes
-    for _ in range(2):
-        optimiser.zero_grad()
-        F.cross_entropy(tuner(batch).logits, batch["labels"]).backward()
-        optimiser.step()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trained.values())
-    assert not any(torch.equal(p, before[n]) for n, p in trained.items())
+    require_movement(tuner, batch)
 
 
 def test_dropout_acts_in_training_alone(tiny: Backbone, batch: dict[str, Tensor]) -> None:

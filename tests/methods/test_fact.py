@@ -9,11 +9,13 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional as F
 
-from gistcli.backbones import Backbone, open_backbone
+from gistcli.backbones import Backbone
 from gistcli.backbones.base import Origin
 from gistcli.backbones.vit import ViT
 from gistcli.errors import NotSupported
 from gistcli.methods.fact import Fact, FactTuner
+from gistcli.testing.acting import disturb
+from tests.methods.measuring import count_on_vit_b_16, require_movement
 
 
 @pytest.mark.parametrize(
@@ -27,18 +29,12 @@ from gistcli.methods.fact import Fact, FactTuner
     ],
 )
 def test_counts_on_vit_b_16_are_those_of_the_paper(options: dict, parameters: int) -> None:
-    backbone = open_backbone("vit_base_patch16_224", meta=True)
-    backbone.reset_head(10)
-    trained = Fact(**options).attach(backbone).trainable().values()
-    assert sum(t.parameter.numel() for t in trained if t.group == "method") == parameters
+    assert count_on_vit_b_16(Fact(**options)) == parameters
 
 
 def disturbed(method: Fact, backbone: Backbone) -> FactTuner:
     tuner = method.attach(backbone).eval()
-    generator = torch.Generator().manual_seed(3)
-    tuner.load_state(
-        {n: t + 0.2 * torch.randn(t.shape, generator=generator) for n, t in tuner.state().items()}
-    )
+    disturb(tuner, 0.2)
     return tuner
 
 
@@ -114,12 +110,7 @@ def test_v_starts_at_zero_and_everything_has_a_gradient_after_one_step(
 ) -> None:
     tuner = Fact(variant=variant, rank=3).attach(tiny)
     assert tuner.v["24"].abs().sum() == 0
-    optimiser = torch.optim.Adam([t.parameter for t in tuner.trainable().values()], lr=0.01)
-    for _ in range(2):
-        optimiser.zero_grad()
-        F.cross_entropy(tuner(batch).logits, batch["labels"]).backward()
-        optimiser.step()
-    assert all(t.parameter.grad.abs().max() > 0 for t in tuner.trainable().values())
+    require_movement(tuner, batch)
 
 
 def test_dropout_acts_in_training_alone(tiny: Backbone, batch: dict[str, Tensor]) -> None:

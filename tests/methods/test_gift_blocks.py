@@ -10,9 +10,10 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gistcli.backbones import Backbone, open_backbone
+from gistcli.backbones import Backbone
 from gistcli.methods.gift import Gift, GiftTuner
 from gistcli.methods.gift_blocks import BlockName
+from tests.methods.measuring import count_on_vit_b_16
 
 BLOCKS = [name for name in get_args(BlockName) if name != "none"]
 SMALL = {"paca": {"clusters": 5, "heads": 2}, "transformer": {"heads": 2}}
@@ -178,11 +179,7 @@ def test_compiled_after_attaching_a_block_equals_eager(
     ],
 )
 def test_counts_on_vit_b_16_are_those_of_the_sizes(options: dict, parameters: int) -> None:
-    backbone = open_backbone("vit_base_patch16_224", meta=True)
-    backbone.reset_head(10)
-    trained = Gift(**options).attach(backbone).trainable().values()
-    count = sum(t.parameter.numel() for t in trained if t.group == "method")
-    assert count == 24_576 + parameters
+    assert count_on_vit_b_16(Gift(**options)) == 24_576 + parameters
 
 
 def test_token_mixing_is_shared_only_where_the_rows_are_as_many(tiny: Backbone) -> None:

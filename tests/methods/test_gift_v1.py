@@ -8,8 +8,9 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional as F
 
-from gistcli.backbones import Backbone, open_backbone
+from gistcli.backbones import Backbone
 from gistcli.methods.gift_v1 import Generator, GiftV1, GiftV1Tuner
+from tests.methods.measuring import count_on_vit_b_16
 
 Batch = dict[str, Tensor]
 SMALL = {"dim": 8, "clusters": 5, "blocks": 2, "heads": 2}
@@ -246,10 +247,7 @@ def test_clusters_are_the_standardised_assignments_of_the_last_block(tiny: Backb
     ],
 )
 def test_counts_on_vit_b_16_are_those_of_the_paper(options: dict, parameters: int) -> None:
-    backbone = open_backbone("vit_base_patch16_224", meta=True)
-    backbone.reset_head(10)
-    trained = GiftV1(**options).attach(backbone).trainable().values()
-    assert sum(t.parameter.numel() for t in trained if t.group == "method") == parameters
+    assert count_on_vit_b_16(GiftV1(**options)) == parameters
 
 
 def test_theta_decays_and_cluster_maps_do_not(tiny: Backbone) -> None:

@@ -6,15 +6,13 @@ import pytest
 from timm.layers import LayerNorm2d, RmsNorm, SimpleNorm
 from torch import nn
 
-from gistcli.backbones import Backbone, open_backbone
+from gistcli.backbones import Backbone
 from gistcli.methods.layernorm import LayerNorm, is_norm
+from tests.methods.measuring import count_on_vit_b_16
 
 
 def test_the_count_on_vit_b_16_is_that_of_the_paper() -> None:
-    backbone = open_backbone("vit_base_patch16_224", meta=True)
-    backbone.reset_head(10)
-    trained = LayerNorm().attach(backbone).trainable().values()
-    assert sum(t.parameter.numel() for t in trained if t.group == "method") == 38_400
+    assert count_on_vit_b_16(LayerNorm()) == 38_400
 
 
 @pytest.mark.parametrize("kind", [nn.LayerNorm, nn.RMSNorm, LayerNorm2d, RmsNorm, SimpleNorm])

@@ -11,9 +11,11 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional as F
 
-from gistcli.backbones import Backbone, open_backbone
+from gistcli.backbones import Backbone
 from gistcli.methods.lora import Lora, LoraTuner
 from gistcli.methods.low_rank import fuse
+from gistcli.testing.acting import disturb
+from tests.methods.measuring import count_on_vit_b_16
 
 
 @pytest.mark.parametrize(
@@ -27,18 +29,12 @@ from gistcli.methods.low_rank import fuse
     ],
 )
 def test_counts_on_vit_b_16_are_those_of_the_papers(options: dict, parameters: int) -> None:
-    backbone = open_backbone("vit_base_patch16_224", meta=True)
-    backbone.reset_head(10)
-    trained = Lora(**options).attach(backbone).trainable().values()
-    assert sum(t.parameter.numel() for t in trained if t.group == "method") == parameters
+    assert count_on_vit_b_16(Lora(**options)) == parameters
 
 
 def disturbed(method: Lora, backbone: Backbone) -> LoraTuner:
     tuner = method.attach(backbone).eval()
-    generator = torch.Generator().manual_seed(3)
-    tuner.load_state(
-        {n: t + 0.1 * torch.randn(t.shape, generator=generator) for n, t in tuner.state().items()}
-    )
+    disturb(tuner, 0.1)
     return tuner
 
 

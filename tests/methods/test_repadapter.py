@@ -10,9 +10,11 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gistcli.backbones import Backbone, open_backbone
+from gistcli.backbones import Backbone
 from gistcli.errors import NotMergeable, Refused
 from gistcli.methods.repadapter import RepAdapter, RepAdapterTuner
+from gistcli.testing.acting import disturb
+from tests.methods.measuring import count_on_vit_b_16
 
 
 @pytest.mark.parametrize(
@@ -24,18 +26,12 @@ from gistcli.methods.repadapter import RepAdapter, RepAdapterTuner
     ],
 )
 def test_counts_on_vit_b_16_are_those_of_the_paper(options: dict, parameters: int) -> None:
-    backbone = open_backbone("vit_base_patch16_224", meta=True)
-    backbone.reset_head(10)
-    trained = RepAdapter(**options).attach(backbone).trainable().values()
-    assert sum(t.parameter.numel() for t in trained if t.group == "method") == parameters
+    assert count_on_vit_b_16(RepAdapter(**options)) == parameters
 
 
 def disturbed(method: RepAdapter, backbone: Backbone) -> RepAdapterTuner:
     tuner = method.attach(backbone).eval()
-    generator = torch.Generator().manual_seed(3)
-    tuner.load_state(
-        {n: t + 0.2 * torch.randn(t.shape, generator=generator) for n, t in tuner.state().items()}
-    )
+    disturb(tuner, 0.2)
     return tuner
 
 

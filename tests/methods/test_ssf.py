@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gistcli.backbones import Backbone, open_backbone
+from gistcli.backbones import Backbone
 from gistcli.backbones.sites import Output
 from gistcli.errors import NotSupported
 from gistcli.methods.ssf import Ssf, SsfTuner
 from gistcli.testing.kinds import KINDS
 from tests.backbones.kinds import ALL
+from tests.methods.measuring import on_vit_b_16
 
 
 def attach(backbone: Backbone, seed: int = 2) -> SsfTuner:
@@ -23,9 +24,7 @@ def attach(backbone: Backbone, seed: int = 2) -> SsfTuner:
 
 
 def test_the_count_on_vit_b_16_is_that_of_the_paper_and_nothing_decays() -> None:
-    backbone = open_backbone("vit_base_patch16_224", meta=True)
-    backbone.reset_head(10)
-    trained = [t for t in Ssf().attach(backbone).trainable().values() if t.group == "method"]
+    trained = on_vit_b_16(Ssf())
     assert sum(t.parameter.numel() for t in trained) == 205_824
     assert not any(t.decay for t in trained)
 

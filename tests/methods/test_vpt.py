@@ -12,7 +12,6 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from timm.models import save_for_hf
-from torch import Tensor
 
 from gistcli.artifacts.merge import merge_weights, tuned_form
 from gistcli.artifacts.plan import plan_merge
@@ -24,6 +23,8 @@ from gistcli.backbones.vit import ViT
 from gistcli.errors import NotMergeable, NotSupported, Refused
 from gistcli.methods.vpt import Vpt, VptTuner, patch_pixels
 from gistcli.testing.kinds import CLASSES, KINDS, VIT
+from tests.backbones.kinds import logits
+from tests.methods.measuring import on_vit_b_16
 
 REGISTERED = ["class token", "average pool", "DINOv2 registers", "SigLIP", "CLIP"]
 
@@ -36,11 +37,6 @@ def attach(backbone: Backbone, **options: Any) -> VptTuner:
     return tuner
 
 
-def logits(module: Any, pixels: Tensor) -> Tensor:
-    with torch.no_grad():
-        return module({"pixels": pixels}).logits
-
-
 @pytest.mark.parametrize(
     ("options", "parameters"),
     [
@@ -50,9 +46,7 @@ def logits(module: Any, pixels: Tensor) -> Tensor:
     ],
 )
 def test_counts_on_vit_b_16_are_those_of_the_paper(options: dict, parameters: int) -> None:
-    backbone = open_backbone("vit_base_patch16_224", meta=True)
-    backbone.reset_head(10)
-    trained = [t for t in Vpt(**options).attach(backbone).trainable().values() if t.group != "head"]
+    trained = on_vit_b_16(Vpt(**options))
     assert sum(t.parameter.numel() for t in trained) == parameters
     assert all(t.decay for t in trained)
 
