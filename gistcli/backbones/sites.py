@@ -20,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from gistcli.errors import NotSupported
 
 Map = Callable[[Tensor], Tensor]
+Factors = Callable[[Tensor], tuple[Tensor, Tensor]]
 Blend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -59,6 +60,15 @@ class Switch:
         if self.gate is not None:
             delta = self.gate * delta
         return old + delta.to(old.dtype)
+
+    def add_product(self, name: str, old: Tensor, code: Tensor, b_OR: Tensor) -> Tensor:
+        """`old + gate code b^T` by parts of the width of b, see `Site.add_product`."""
+        self.mark(name)
+        if self.gate is not None:
+            code = self.gate * code
+        width, rank = b_OR.shape
+        parts, codes = old.reshape(-1, width), code.reshape(-1, rank)
+        return torch.addmm(parts, codes.to(old.dtype), b_OR.t().to(old.dtype)).view(old.shape)
 
     def release(self) -> None:
         """Take all hooks and inserted tokens away."""
@@ -153,6 +163,32 @@ class Site:
                 # padded, not sliced and put together: the gradient of y passes without a copy
                 delta = F.pad(delta, (self.rows.start, y.shape[-1] - self.rows.stop))
             return switch.add(self.name, y, delta)
+
+        switch.handles.append(self.module.register_forward_hook(hook))
+
+    def add_product(self, factors: Factors, switch: Switch) -> None:
+        """Add a product of low rank to y in one kernel, without a tensor of the update.
+
+        Args:
+            factors: from x to code (..., G R) and b (d_out / G, R). y is cut into G parts of equal
+                width, and part g gains code_g b^T; G = 1 is an update of rank R.
+            switch: the tuner's.
+        """
+
+        def product(x: Tensor) -> Tensor:
+            code, b_OR = factors(x)
+            groups = self.d_out // len(b_OR)
+            return (code.unflatten(-1, (groups, -1)) @ b_OR.t().to(code.dtype)).flatten(-2)
+
+        if self.parent is not None or self.rows is not None:
+            self.add_output(product, switch)
+            return
+
+        def hook(module: nn.Module, args: tuple[Any, ...], y: Tensor) -> Tensor | None:
+            if not switch.enabled:
+                return None
+            code, b_OR = factors(args[0])
+            return switch.add_product(self.name, y, code, b_OR)
 
         switch.handles.append(self.module.register_forward_hook(hook))
 

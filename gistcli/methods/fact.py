@@ -9,7 +9,7 @@ P (R, slices) that the network shares too (`tk`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gistcli.backbones.base import Backbone
+from gistcli.backbones.sites import Factors
 from gistcli.errors import NotSupported
 from gistcli.methods.base import (
     Capabilities,
@@ -119,7 +120,7 @@ class FactTuner(Tuner):
             used[cut.key] = used.get(cut.key, 0) + cut.slices
         for cut in self._cuts:
             self._create(cut, used[cut.key])
-            cut.fused.whole.add_output(self._activation_form(cut), self.switch)
+            cut.fused.whole.add_product(self._activation_form(cut), self.switch)
         self.require_trainable()
 
     def _create(self, cut: Cut, slices: int) -> None:
@@ -155,18 +156,17 @@ class FactTuner(Tuner):
         every[:, list(cut.chosen)] = s.view(len(s), tuned, rank)
         return every.flatten(1)
 
-    def _activation_form(self, cut: Cut) -> Callable[[Tensor], Tensor]:
-        def add_output(x: Tensor) -> Tensor:
+    def _activation_form(self, cut: Cut) -> Factors:
+        def factors(x: Tensor) -> tuple[Tensor, Tensor]:
             cut.fused.mark(self.switch)
             u_DR, v_RD = self.u[cut.key], self.v[cut.key] * self.method.scale
             code = x.unflatten(-1, (cut.inputs, cut.width)) @ u_DR.to(x.dtype)
             code = code.flatten(-2) @ self.inner(cut).to(code.dtype)
             if self.method.dropout:
                 code = F.dropout(code, self.method.dropout, self.training)
-            code = code.unflatten(-1, (cut.outputs, self.method.rank))
-            return (code @ v_RD.to(code.dtype)).flatten(-2)
+            return code, v_RD.t()
 
-        return add_output
+        return factors
 
     def _merged(self, head: Mapping[str, Tensor]) -> Merged:
         return merged_low_rank([(c.fused.whole, *self._update(c)) for c in self._cuts], head)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gistcli.backbones.base import Backbone
-from gistcli.backbones.sites import Site
+from gistcli.backbones.sites import Factors, Site
 from gistcli.errors import Refused
 from gistcli.methods.base import (
     Capabilities,
@@ -109,7 +109,7 @@ class GiftTuner(Tuner):
             if site.rows is None and method.block == "none":
                 site.map_input(self._activation_form(key), self.switch)
             else:
-                site.add_output(self._weight_form(key, site), self.switch)
+                site.add_product(self._weight_form(key, site), self.switch)
         self.require_trainable()
 
     def _create(self, key: str, site: Site) -> None:
@@ -169,17 +169,17 @@ class GiftTuner(Tuner):
 
         return map_input
 
-    def _weight_form(self, key: str, site: Site) -> Callable[[Tensor], Tensor]:
-        def add_output(x: Tensor) -> Tensor:
+    def _weight_form(self, key: str, site: Site) -> Factors:
+        def factors(x: Tensor) -> tuple[Tensor, Tensor]:
             phi_IR, psi_RI = self._pair(key, x.dtype)
             if self.blocks:
                 held_OR = self._held.get(site.name)
                 b_OR = (self._columns(site) if held_OR is None else held_OR).to(x.dtype)
             else:
                 b_OR = site.weight().to(x.dtype) @ phi_IR
-            return F.linear(self._code(x, psi_RI), b_OR)
+            return self._code(x, psi_RI), b_OR
 
-        return add_output
+        return factors
 
     def _columns(self, site: Site) -> Tensor:
         """g(W phi) (O, R) in float32."""

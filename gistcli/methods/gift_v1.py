@@ -8,7 +8,7 @@ of rank D (one more with the bias b), so dW itself is never made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar, Self
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gistcli.backbones.base import Backbone
-from gistcli.backbones.sites import Site
+from gistcli.backbones.sites import Factors, Site
 from gistcli.methods.base import (
     Capabilities,
     Merged,
@@ -159,19 +159,20 @@ class GiftV1Tuner(Tuner):
             if key not in self._groups:
                 self.generators[key] = Generator(method, site)
             self._groups.setdefault(key, []).append(site)
-            site.add_output(self._update(key, site.name), self.switch)
+            site.add_product(self._update(key, site.name), self.switch)
         self.switch.handles.append(backbone.register_forward_pre_hook(self._before_network))
         self.require_trainable()
 
-    def _update(self, key: str, name: str) -> Callable[[Tensor], Tensor]:
-        def add_output(x: Tensor) -> Tensor:
+    def _update(self, key: str, name: str) -> Factors:
+        def factors(x: Tensor) -> tuple[Tensor, Tensor]:
             recovery, h_OD = self.generator(key).recovery, self._held[name]
-            y = F.linear(x @ recovery.weight.to(x.dtype), h_OD.to(x.dtype))
-            if recovery.bias is None:
-                return y
-            return y + (x @ recovery.bias.to(x.dtype)).unsqueeze(-1)
+            w_ID = recovery.weight
+            if recovery.bias is not None:  # one more column, which every output reads alike
+                w_ID = torch.cat([w_ID, recovery.bias.unsqueeze(1)], dim=1)
+                h_OD = F.pad(h_OD, (0, 1), value=1.0)
+            return x @ w_ID.to(x.dtype), h_OD
 
-        return add_output
+        return factors
 
     def generator(self, key: str) -> Generator:
         """The hyper-Transformer of a shape, named `OUTxIN`."""

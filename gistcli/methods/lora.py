@@ -7,7 +7,7 @@ I = d_in, R = rank.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gistcli.backbones.base import Backbone
-from gistcli.backbones.sites import Site
+from gistcli.backbones.sites import Factors, Site
 from gistcli.methods.base import (
     Capabilities,
     Merged,
@@ -80,7 +80,7 @@ class LoraTuner(Tuner):
         for site in self.sites:
             self._create(site)
         for fused in fuse(self.sites):
-            fused.whole.add_output(self._activation_form(fused), self.switch)
+            fused.whole.add_product(self._activation_form(fused), self.switch)
         self.require_trainable()
 
     def _create(self, site: Site) -> None:
@@ -106,15 +106,15 @@ class LoraTuner(Tuner):
             columns.append(F.pad(b_OR, (0, 0, rows.start, fused.whole.d_out - rows.stop)))
         return torch.cat(a), torch.cat(columns, dim=1) * self.method.scale
 
-    def _activation_form(self, fused: Fused) -> Callable[[Tensor], Tensor]:
-        def add_output(x: Tensor) -> Tensor:
+    def _activation_form(self, fused: Fused) -> Factors:
+        def factors(x: Tensor) -> tuple[Tensor, Tensor]:
             fused.mark(self.switch)
             a_RI, b_OR = self._factors(fused)
             if self.method.dropout:
                 x = F.dropout(x, self.method.dropout, self.training)
-            return F.linear(F.linear(x, a_RI.to(x.dtype)), b_OR.to(x.dtype))
+            return F.linear(x, a_RI.to(x.dtype)), b_OR
 
-        return add_output
+        return factors
 
     def _merged(self, head: Mapping[str, Tensor]) -> Merged:
         return merged_low_rank([(site, *self._update(site)) for site in self.sites], head)

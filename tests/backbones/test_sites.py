@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -104,3 +106,42 @@ def test_two_switches_on_one_site_act_independently(tiny: Backbone, pixels: Tens
     assert torch.equal(logits(tiny, pixels), base)
     assert not torch.allclose(only_one, base)
     assert not torch.allclose(both, only_one)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("gated", [False, True])
+def test_a_product_adds_what_the_output_of_both_factors_does(
+    tiny: Backbone, pixels: Tensor, groups: int, gated: bool
+) -> None:
+    site = tiny.sites(["fc_in"], [0])[0]
+    a, b = torch.randn(groups * 3, site.d_in), torch.randn(site.d_out // groups, 3)
+    delta_OI = torch.cat([b @ part for part in a.chunk(groups)])
+
+    def with_hook(add: Callable[[Switch], None]) -> Tensor:
+        switch = Switch()
+        if gated:
+            switch.gate = torch.zeros(1, tiny.layout_of(pixels).total, 1)
+            switch.gate[:, 2] = 1
+        add(switch)
+        with tiny.capture([site]) as outputs:
+            logits(tiny, pixels)
+        switch.release()
+        return outputs[site.name]
+
+    product = with_hook(lambda switch: site.add_product(lambda x: (x @ a.t(), b), switch))
+    output = with_hook(lambda switch: site.add_output(lambda x: x @ delta_OI.t(), switch))
+    assert not torch.equal(output, with_hook(lambda switch: None))
+    assert torch.allclose(product, output, atol=1e-5)
+
+
+def test_a_product_reaches_the_rows_of_its_slice_alone(tiny: Backbone, pixels: Tensor) -> None:
+    site, switch = tiny.sites(["value"], [0])[0], Switch()
+    a, b = torch.randn(3, site.d_in), torch.randn(site.d_out, 3)
+    with tiny.capture(tiny.sites(["qkv"], [0])) as before:
+        logits(tiny, pixels)
+    site.add_product(lambda x: (x @ a.t(), b), switch)
+    with tiny.capture(tiny.sites(["qkv"], [0])) as after:
+        logits(tiny, pixels)
+    difference = after["blocks.0.attn.qkv"] - before["blocks.0.attn.qkv"]
+    assert difference[..., :48].abs().max() == 0
+    assert difference[..., 48:].abs().min(dim=-1).values.max() > 0
