@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 
@@ -20,6 +20,11 @@ def _seconds(value: Any) -> Any:
     if not match:
         return value
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
+def _tuple(value: Any) -> Any:
+    """YAML knows only lists."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 Integer = Annotated[int, BeforeValidator(_whole)]
@@ -52,6 +57,8 @@ class TaskSection(Section):
     """The kind of problem; auto follows from model and data and is printed."""
     name: Name | None = None
     """Which of the `tasks` of a family file."""
+    group: Name | None = None
+    """The group of tasks whose mean a table shows, such as `natural` of VTAB-1k."""
 
 
 class ModelSection(Section):
@@ -69,11 +76,36 @@ class ModelSection(Section):
     """Recompute activations in the backward pass: less memory, more time."""
 
 
+class PreprocessSection(Section):
+    """What replaces parts of the model's own preparation of pictures; null leaves a part alone."""
+
+    mean: tuple[float, ...] | None = None
+    """Per channel, of pixels from 0 to 1."""
+    std: tuple[Rate, ...] | None = None
+    """Per channel, of pixels from 0 to 1."""
+    interpolation: Literal["bicubic", "bilinear", "box", "hamming", "lanczos", "nearest"] | None = (
+        None
+    )
+    """How pictures are resized."""
+    crop_pct: Rate | None = None
+    """Side of the crop over the shorter side of the resized picture: 0.875 is 224 of 256."""
+    crop_mode: Literal["center", "squash", "border"] | None = None
+    """squash resizes both sides and cuts nothing off."""
+
+    _lists = field_validator("mean", "std", mode="before")(_tuple)
+
+
 class DataSection(Section):
     """The labelled examples."""
 
     path: Name
     """A folder of class folders, a CSV/JSON list, a parquet file, or a source name (`digits`)."""
+    source: Name = "auto"
+    """How to read what lies at the path (`gist list sources`); auto: by what it looks like."""
+    subset: Name | None = None
+    """Which set of a benchmark that lies at the path, such as `cifar` of VTAB-1k."""
+    classes: Annotated[Integer, Field(ge=2)] | None = None
+    """How many classes there have to be; a dry run without data counts the head by it."""
     splits: Literal["auto"] | dict[Name, Name] = "auto"
     """auto: train, val and test as found; else {train: NAME, val: NAME, test: NAME}."""
     val_fraction: Fraction = 0.1
@@ -82,6 +114,12 @@ class DataSection(Section):
     """Share of a single folder or list that becomes test."""
     split_seed: Seed = 0
     """Seed of that division; independent of `seed`."""
+    include_val: bool = False
+    """Train on the validation examples, too: the last run, when nothing is left to choose."""
+    folds: Annotated[Integer, Field(ge=2)] | None = None
+    """Divide train and val anew into so many parts, of which `fold` is val."""
+    fold: Annotated[Integer, Field(ge=0)] = 0
+    """Which of the `folds` is val, from 0."""
     columns: dict[Literal["image", "label", "split", "group"], Name] | None = None
     """Names of the columns of a list or dataset, where they are not these four words."""
     group_by: Name | None = None
@@ -94,6 +132,8 @@ class DataSection(Section):
     """Augmentation of the training images."""
     on_error: Literal["raise", "skip"] = "raise"
     """Corrupt images: stop with the list of all of them, or leave them out with a warning."""
+    preprocess: PreprocessSection = Field(default_factory=PreprocessSection)
+    """What replaces parts of the model's own preparation of pictures."""
 
     @model_validator(mode="after")
     def _something_is_left_to_train(self) -> DataSection:
@@ -101,6 +141,18 @@ class DataSection(Section):
             raise PydanticCustomError(
                 "fractions", "val_fraction + test_fraction leave nothing to train on"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _folds_hold(self) -> DataSection:
+        if self.folds is not None and self.fold >= self.folds:
+            raise PydanticCustomError(
+                "fold",
+                "fold {n} is not among the {m} folds 0 to {k}",
+                {"n": self.fold, "m": self.folds, "k": self.folds - 1},
+            )
+        if self.folds is not None and self.include_val:
+            raise PydanticCustomError("folds", "include_val leaves no fold to validate on")
         return self
 
 
@@ -177,6 +229,10 @@ class EvalSection(Section):
     """What best and patience look at; null: accuracy."""
     batch_size: Count | None = None
     """Examples per forward pass; null: as in training."""
+    test: bool = True
+    """Whether test is read at the end; a candidate of a sweep leaves it alone."""
+    best_test: bool = False
+    """Also read test whenever val is, and report its best as `best_test`, as some papers do."""
 
 
 class OutputSection(Section):
