@@ -1,16 +1,23 @@
-"""The composer: every command is one function here, and so is everything a script calls."""
+"""The composer: every command is one function here, and so is everything a script calls.
 
-from gistcli.run.demonstrating import demo
-from gistcli.run.evaluation import evaluate
-from gistcli.run.exporting import merge
-from gistcli.run.finetuning import finetune
-from gistcli.run.inspection import inspect
-from gistcli.run.listing import listing
-from gistcli.run.loading import load
-from gistcli.run.picturing import visualize
-from gistcli.run.planning import dry_run
-from gistcli.run.prediction import predict
-from gistcli.run.smoking import smoke
+Each is imported on first use: who only looks at runs does not wait for the models' libraries.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gistcli.run.available import listing
+    from gistcli.run.demonstrating import demo
+    from gistcli.run.evaluation import evaluate
+    from gistcli.run.exporting import merge
+    from gistcli.run.finetuning import finetune
+    from gistcli.run.inspection import inspect
+    from gistcli.run.loading import load
+    from gistcli.run.picturing import visualize
+    from gistcli.run.planning import dry_run
+    from gistcli.run.prediction import predict
+    from gistcli.run.smoking import smoke
 
 __all__ = [
     "demo",
@@ -25,3 +32,24 @@ __all__ = [
     "smoke",
     "visualize",
 ]
+_MODULES = {
+    "demo": "demonstrating",
+    "dry_run": "planning",
+    "evaluate": "evaluation",
+    "finetune": "finetuning",
+    "inspect": "inspection",
+    "listing": "available",
+    "load": "loading",
+    "merge": "exporting",
+    "predict": "prediction",
+    "smoke": "smoking",
+    "visualize": "picturing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    function = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = function
+    return function
