@@ -53,15 +53,28 @@ class _Draft:
     problems: list[Problem] = field(default_factory=list)
 
     def overlay(self, tree: Tree, origins: Mapping[str, str]) -> None:
-        """Lays `tree` over the values; a method of another name replaces the earlier options."""
+        """Lays `tree` over the values.
+
+        A method of another name leaves behind what was said of the earlier one, in `tasks` too: its
+        options, and the published figures, which are not those of the new one.
+        """
         self.places.update(origins)
         method, below = tree.get("method"), self.values.get("method")
-        if isinstance(method, dict) and isinstance(below, dict):
-            here = below.get("name", DEFAULT_METHOD)
-            if method.get("name", here) != here:
-                self._forget("method")
-                del self.values["method"]
+        here = below.get("name", DEFAULT_METHOD) if isinstance(below, dict) else DEFAULT_METHOD
+        if isinstance(method, dict) and method.get("name", here) != here:
+            self._drop(self.values, "method", "published")
+            tasks = self.values.get("tasks")
+            for name, task in tasks.items() if isinstance(tasks, dict) else ():
+                own = task.get("method") if isinstance(task, dict) else None
+                if not (isinstance(own, dict) and "name" in own):
+                    self._drop(task, "method", "published", prefix=f"tasks.{name}.")
         self._lay(self.values, tree, origins, "")
+
+    def _drop(self, values: Any, *keys: str, prefix: str = "") -> None:
+        for key in keys:
+            if isinstance(values, dict) and key in values:
+                self._forget(f"{prefix}{key}")
+                del values[key]
 
     def _lay(self, below: Tree, above: Tree, origins: Mapping[str, str], prefix: str) -> None:
         for key, value in above.items():

@@ -142,6 +142,46 @@ def test_a_task_of_a_family_file_overrides_it(write: Write, tmp_path: Path) -> N
     assert "Did you mean 'cats'" in misspelt
 
 
+FAMILY = """\
+method: {name: lora, rank: 4}
+published: {metric: test/accuracy, source: a paper}
+tasks:
+  cats: {published: {value: 0.9}, method: {rank: 8}, optim: {lr: 1e-3}}
+  dogs: {published: {value: 0.8, metric: test/accuracy}, method: {name: linear}}
+"""
+
+
+def test_published_figures_and_options_of_a_family_end_with_its_method(write: Write) -> None:
+    path = write(FAMILY, "family.yaml")
+    cats, other = (
+        Override("task.name", "cats", "--task"),
+        Override("method.name", "bitfit", "--method"),
+    )
+    recipe = load_recipe(path, overrides=[cats])
+    assert recipe.published is not None
+    assert (recipe.published.value, recipe.published.source) == (0.9, "a paper")
+    assert recipe.method["rank"] == 8
+    flagged = load_recipe(path, overrides=[cats, other])
+    assert (flagged.published, flagged.method["name"]) == (None, "bitfit")
+    assert flagged.optim.lr == 1e-3
+    same = [Override("method.name", "lora", "--method"), Override("method.rank", 2, "--rank")]
+    kept = load_recipe(path, overrides=[cats, *same])
+    assert (kept.method["rank"], kept.published) == (2, recipe.published)
+
+
+def test_a_family_extended_by_another_method_keeps_what_it_says_of_that(write: Write) -> None:
+    write(FAMILY, "family.yaml")
+    text = "extends: family.yaml\nmethod: {name: bitfit}\n"
+    published = "published: {metric: test/accuracy, value: 0.7}"
+    path = write(f"{text}tasks: {{cats: {{{published}}}}}\n", base="")
+    cats, dogs = (load_recipe(path, sets=[f"task.name={n}"]) for n in ("cats", "dogs"))
+    assert cats.method == {"name": "bitfit", "linear_only": False}
+    assert cats.published is not None
+    assert (cats.published.value, cats.published.source) == (0.7, None)
+    assert dogs.published is not None
+    assert (dogs.published.value, dogs.method["name"]) == (0.8, "linear")
+
+
 def test_a_task_without_a_family_is_refused() -> None:
     message = problems(overrides=[*MINIMAL, Override("task.name", "cats", "--task")])
     assert "has no `tasks`" in message
