@@ -26,6 +26,12 @@ class DataOptions(Protocol):
     @property
     def path(self) -> str: ...
     @property
+    def source(self) -> str: ...
+    @property
+    def subset(self) -> str | None: ...
+    @property
+    def classes(self) -> int | None: ...
+    @property
     def splits(self) -> str | Mapping[str, str]: ...
     @property
     def val_fraction(self) -> float: ...
@@ -33,6 +39,12 @@ class DataOptions(Protocol):
     def test_fraction(self) -> float: ...
     @property
     def split_seed(self) -> int: ...
+    @property
+    def include_val(self) -> bool: ...
+    @property
+    def folds(self) -> int | None: ...
+    @property
+    def fold(self) -> int: ...
     @property
     def group_by(self) -> str | None: ...
     @property
@@ -152,13 +164,15 @@ class Record:
     """One labelled picture, not yet decoded.
 
     `name` is its path relative to the data (or the number of its row): unique within a split and
-    the same after the data were moved.
+    the same after the data were moved. `size` is the length of a file in bytes where whoever made
+    the record has looked it up already.
     """
 
     name: str
     label: str
     source: Path | bytes | Blob
     group: str | None = None
+    size: int | None = field(default=None, compare=False)
 
     def read(self) -> bytes:
         """The encoded bytes."""
@@ -168,6 +182,8 @@ class Record:
 
     def nbytes(self) -> int:
         """The length of the encoded bytes; -1 where the file cannot be reached."""
+        if self.size is not None:
+            return self.size
         if isinstance(self.source, bytes):
             return len(self.source)
         if not isinstance(self.source, Path):
@@ -183,11 +199,13 @@ class Found:
     """What a source holds, before anything is divided: records by split.
 
     The keys are among train, val and test; a source that knows no splits puts all in `train`.
+    `name` is what messages call the data, where the path's last part does not say it.
     """
 
     splits: dict[str, list[Record]]
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    name: str | None = None
 
 
 class Source(Protocol):
@@ -247,10 +265,14 @@ class Catalog:
             )
         return replace(self, classes=list(classes))
 
-    def fingerprint(self) -> str:
-        """SHA-256 over split, name, label and length of every picture, whatever their order."""
+    def fingerprint(self, *splits: str) -> str:
+        """SHA-256 over split, name, label and length of every picture, whatever their order.
+
+        Args:
+            splits: those that count; none means all.
+        """
         digest = hashlib.sha256()
-        for split in sorted(self.splits):
+        for split in sorted(splits or self.splits):
             for record in sorted(self.splits[split], key=lambda r: r.name):
                 line = (split, record.name, record.label, str(record.nbytes()))
                 digest.update("\0".join(line).encode("utf-8", "surrogateescape") + b"\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 
@@ -22,9 +22,12 @@ def _seconds(value: Any) -> Any:
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
-def _tuple(value: Any) -> Any:
-    """YAML knows only lists."""
-    return tuple(value) if isinstance(value, list) else value
+def _one_or_three(values: list[float]) -> list[float]:
+    if len(values) not in (1, 3):
+        raise PydanticCustomError(
+            "channels", "expected one number or three, found {n}", {"n": len(values)}
+        )
+    return values
 
 
 Integer = Annotated[int, BeforeValidator(_whole)]
@@ -79,9 +82,9 @@ class ModelSection(Section):
 class PreprocessSection(Section):
     """What replaces parts of the model's own preparation of pictures; null leaves a part alone."""
 
-    mean: tuple[float, ...] | None = None
+    mean: Annotated[list[float], AfterValidator(_one_or_three)] | None = None
     """Per channel, of pixels from 0 to 1."""
-    std: tuple[Rate, ...] | None = None
+    std: Annotated[list[Rate], AfterValidator(_one_or_three)] | None = None
     """Per channel, of pixels from 0 to 1."""
     interpolation: Literal["bicubic", "bilinear", "box", "hamming", "lanczos", "nearest"] | None = (
         None
@@ -91,8 +94,6 @@ class PreprocessSection(Section):
     """Side of the crop over the shorter side of the resized picture: 0.875 is 224 of 256."""
     crop_mode: Literal["center", "squash", "border"] | None = None
     """squash resizes both sides and cuts nothing off."""
-
-    _lists = field_validator("mean", "std", mode="before")(_tuple)
 
 
 class DataSection(Section):
@@ -232,7 +233,13 @@ class EvalSection(Section):
     test: bool = True
     """Whether test is read at the end; a candidate of a sweep leaves it alone."""
     best_test: bool = False
-    """Also read test whenever val is, and report its best as `best_test`, as some papers do."""
+    """Also read test at every evaluation, and report its best as `best_test`, as some papers do."""
+
+    @model_validator(mode="after")
+    def _test_is_read(self) -> EvalSection:
+        if self.best_test and not self.test:
+            raise PydanticCustomError("best_test", "best_test needs test, which is false")
+        return self
 
 
 class OutputSection(Section):

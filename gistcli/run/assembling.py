@@ -49,7 +49,12 @@ def open_model(
 
 
 def assemble(
-    recipe: Recipe, classes: Sequence[str] | int, *, meta: bool = False, fresh: bool = True
+    recipe: Recipe,
+    classes: Sequence[str] | int,
+    *,
+    meta: bool = False,
+    fresh: bool = True,
+    backbone: Backbone | None = None,
 ) -> Assembly:
     """Backbone, new head, method; the same for the same seed.
 
@@ -58,12 +63,14 @@ def assemble(
         classes: their names, or how many.
         meta: without weights, for counts.
         fresh: no trained state will be loaded: a method that starts from files reads them.
+        backbone: that of the recipe, where it is open already.
 
     Raises:
         GistError: whatever keeps the model or the method from being built.
     """
     method: Method = recipe.build_method()
-    backbone = open_model(recipe.model, meta=meta)
+    if backbone is None:
+        backbone = open_model(recipe.model, meta=meta)
     backbone.reset_head(classes if isinstance(classes, int) else len(classes), recipe.seed)
     torch.manual_seed(recipe.seed)
     tuner = method.attach(backbone)

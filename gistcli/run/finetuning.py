@@ -5,55 +5,29 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 
 from gistcli import registry
 from gistcli.artifacts.predictions import write_predictions
 from gistcli.artifacts.tuner_file import BackboneInfo, TunerInfo
-from gistcli.data import Catalog, ImageSplit, Preprocess, load_split, open_catalog
 from gistcli.errors import Interrupted
 from gistcli.evaluate.classify import Predictions, predict, scalars, score
 from gistcli.evaluate.plots import write_classification_plots
 from gistcli.methods.base import Method
 from gistcli.recipe import Recipe
 from gistcli.reporting import SILENT, Reporter
-from gistcli.run.assembling import Assembly, assemble, say_parameters
-from gistcli.run.features import Split, with_features
 from gistcli.run.methods import method_info
 from gistcli.run.placing import Place, settle
-from gistcli.run.settings import resolved, say_defaults, training_plan
-from gistcli.train.checkpoint import newest_checkpoint
+from gistcli.run.preparing import Job, prepare
+from gistcli.run.settings import resolved
+from gistcli.run.shelf import Shelf
 from gistcli.train.curves import write_curves
-from gistcli.train.engine import open_accelerator, require_trackers
+from gistcli.train.engine import open_accelerator
 from gistcli.train.loop import FitResult, fit
-from gistcli.train.plan import Plan
-from gistcli.train.precision import choose_device, choose_precision
 from gistcli.train.recorder import LogRecorder, Recorder, Recorders, TrackerRecorder
-
-
-@dataclass
-class Job:
-    """Everything a run needs, built and checked before anything is written."""
-
-    recipe: Recipe
-    place: Place
-    catalog: Catalog
-    assembly: Assembly
-    preprocess: Preprocess
-    plan: Plan
-    device: torch.device
-    precision: str
-    splits: Mapping[str, Split]
-
-    @property
-    def eval_batch_size(self) -> int:
-        """Examples per forward pass outside training."""
-        return self.recipe.eval.batch_size or self.plan.micro_batch_size or self.plan.batch_size
 
 
 def finetune(
@@ -63,6 +37,7 @@ def finetune(
     resume: str = "auto",
     overwrite: bool = False,
     reporter: Reporter = SILENT,
+    shelf: Shelf | None = None,
 ) -> dict[str, Any]:
     """Train, evaluate and keep a run; run again, it goes on or repeats what is there.
 
@@ -72,6 +47,7 @@ def finetune(
         resume: auto, never, or the directory of the run to go on with.
         overwrite: replace what is in the directory.
         reporter: gets all talk.
+        shelf: what other runs of this process have read already; the result is the same.
 
     Returns:
         The JSON object of `gist finetune`.
@@ -87,97 +63,12 @@ def finetune(
         method = recipe.build_method()
         refusal = place.done.get("merge", method.capabilities().merge)
         return {**place.done, "run": str(place.run.path), **_pointers(place, method, refusal)}
-    job = prepare(recipe, place, reporter)
-    _begin(job)
-    recorders: list[Recorder] = [LogRecorder(job.place.run.log)]
-    accelerator = _accelerator(job)
-    if recipe.output.report_to:
-        recorders.append(TrackerRecorder(accelerator))
-    recorder = Recorders(recorders)
+    job = prepare(recipe, place, reporter, shelf)
     try:
-        fitted = _fit(job, accelerator, recorder, reporter)
-    except Interrupted as error:
-        # the same command again would begin anew where the folder was numbered automatically
-        raise Interrupted(
-            error.message, f"Go on with `{job.place.run.resume_command()}`."
-        ) from error
+        _begin(job)
+        return _conclude(job, _train(job, reporter), reporter)
     finally:
-        recorder.close()
-    return _conclude(job, fitted, reporter)
-
-
-def prepare(recipe: Recipe, place: Place, reporter: Reporter) -> Job:
-    """Find the data, build the model, decode the pictures; write nothing."""
-    require_trackers(recipe.output.report_to)
-    device = choose_device(recipe.train.device)
-    precision = choose_precision(recipe.train.precision, device, reporter)
-    pinned = place.run.splits_path
-    use_pinned = place.resume and pinned.is_file()
-    catalog = open_catalog(recipe.data, base=Path.cwd(), pinned=pinned if use_pinned else None)
-    say_catalog(catalog, reporter)
-    assembly = assemble(recipe, catalog.classes, fresh=not _goes_on(place))
-    say_parameters(assembly, reporter)
-    say_defaults(recipe, reporter)
-    preprocess = Preprocess.from_config(assembly.backbone.data_config())
-    plan = training_plan(recipe)
-    plan.require_evaluation("val" in catalog.splits)
-    images = {
-        split: load_split(
-            catalog,
-            split,
-            preprocess,
-            train=split == "train",
-            augment=recipe.data.augment,
-            on_error=recipe.data.on_error,
-            device=device,
-            reporter=reporter,
-        )
-        for split in catalog.splits
-    }
-    job = Job(recipe, place, catalog, assembly, preprocess, plan, device, precision, images)
-    _say_plan(job, images, reporter)
-    job.splits = with_features(
-        images,
-        assembly.tuner,
-        recipe,
-        plan,
-        batch_size=job.eval_batch_size,
-        precision=precision,
-        reporter=reporter,
-    )
-    return job
-
-
-def _goes_on(place: Place) -> bool:
-    """Whether there is a checkpoint to go on from, by the rule of the training loop."""
-    if not place.resume:
-        return False
-    return newest_checkpoint(place.run.checkpoints, lambda _: None) is not None
-
-
-def say_catalog(catalog: Catalog, reporter: Reporter) -> None:
-    """Classes by split, and what is odd about the data."""
-    columns, rows = catalog.table()
-    shown = rows[:40]
-    if len(rows) > len(shown):
-        shown = [*shown, [f"and {len(rows) - len(shown)} more", *[""] * (len(columns) - 1)]]
-    totals = [len(records) for records in catalog.splits.values()]
-    reporter.table(f"{catalog.name}: {len(rows)} classes", columns, [*shown, ["all", *totals]])
-    for note in catalog.notes:
-        reporter.say(note)
-    for warning in catalog.warnings:
-        reporter.warn(warning)
-
-
-def _say_plan(job: Job, images: Mapping[str, ImageSplit], reporter: Reporter) -> None:
-    per_epoch = images["train"].batches_per_epoch(job.plan.batch_size)
-    weights = sum(p.numel() * p.element_size() for p in job.assembly.backbone.model.parameters())
-    pixels = sum(s.nbytes for s in images.values() if s.resident)
-    reporter.say(
-        f"{job.plan.total_steps(per_epoch)} steps ({per_epoch} an epoch) of "
-        f"{job.plan.batch_size} examples on {job.device}, {job.precision}; "
-        f"memory: weights {weights / 1e6:,.0f} MB, images {pixels / 1e6:,.0f} MB"
-    )
+        job.assembly.tuner.detach()  # the backbone may be the next run's, too
 
 
 def _begin(job: Job) -> None:
@@ -202,35 +93,63 @@ def _accelerator(job: Job) -> Accelerator:
     )
 
 
+def _train(job: Job, reporter: Reporter) -> FitResult:
+    """Train with everything that listens open, and closed again."""
+    recorders: list[Recorder] = [LogRecorder(job.place.run.log)]
+    accelerator = _accelerator(job)
+    if job.recipe.output.report_to:
+        recorders.append(TrackerRecorder(accelerator))
+    recorder = Recorders(recorders)
+    try:
+        return _fit(job, accelerator, recorder, reporter)
+    except Interrupted as error:
+        # the same command again would begin anew where the folder was numbered automatically
+        raise Interrupted(
+            error.message, f"Go on with `{job.place.run.resume_command()}`."
+        ) from error
+    finally:
+        recorder.close()
+
+
 def _fit(job: Job, accelerator: Accelerator, recorder: Recorder, reporter: Reporter) -> FitResult:
-    tuner = job.assembly.tuner
     kind = registry.resolve("objectives", "classification")
-    objective = kind(tuner, label_smoothing=job.recipe.optim.label_smoothing)
+    objective = kind(job.assembly.tuner, label_smoothing=job.recipe.optim.label_smoothing)
     if job.recipe.train.compile:
         job.assembly.backbone.compile()
 
-    def validate() -> Mapping[str, float]:
-        found = predict(
-            tuner,
-            job.splits["val"],
-            job.eval_batch_size,
-            precision=job.precision,
-            reporter=reporter,
-            phase="validate",
-        )
-        return scalars(score(found, job.catalog.classes))
+    def evaluate() -> Mapping[str, float]:
+        figures = scalars(_score(job, "val", reporter)) if "val" in job.splits else {}
+        if job.recipe.eval.best_test and "test" in job.splits:
+            test = scalars(_score(job, "test", reporter))
+            figures |= {f"test/{name}": value for name, value in test.items()}
+        return figures
 
     return fit(
         objective,
         job.splits["train"],
         job.plan,
         accelerator,
-        evaluate=validate if "val" in job.splits else None,
+        evaluate=evaluate if "val" in job.splits or job.recipe.eval.best_test else None,
         checkpoints=job.place.run.checkpoints,
         resume=job.place.resume,
         recorder=recorder,
         reporter=reporter,
     )
+
+
+def _predict(job: Job, split: str, reporter: Reporter) -> Predictions:
+    return predict(
+        job.assembly.tuner,
+        job.splits[split],
+        job.eval_batch_size,
+        precision=job.precision,
+        reporter=reporter,
+        phase=split,
+    )
+
+
+def _score(job: Job, split: str, reporter: Reporter) -> dict[str, Any]:
+    return score(_predict(job, split, reporter), job.catalog.classes)
 
 
 def _conclude(job: Job, fitted: FitResult, reporter: Reporter) -> dict[str, Any]:
@@ -256,10 +175,18 @@ def _conclude(job: Job, fitted: FitResult, reporter: Reporter) -> dict[str, Any]
         "stopped": fitted.stopped,
         "per_class": {s: f["per_class"] for s, f in figures.items()},
         "data_fingerprint": job.catalog.fingerprint(),
+        "data_fingerprints": {s: job.catalog.fingerprint(s) for s in job.catalog.splits},
+        "extras": _extras(fitted),
     }
     run.write_result(result)
     pointers = _pointers(job.place, job.assembly.method, refusal)
     return {"run": str(run.path), **result, **pointers}
+
+
+def _extras(fitted: FitResult) -> dict[str, float]:
+    """The best of the figures on test that `eval.best_test` asked for: chosen on test itself."""
+    seen = [r["test/accuracy"] for r in fitted.history if "test/accuracy" in r]
+    return {"best_test/accuracy": max(seen)} if seen else {}
 
 
 def _figures(job: Job, reporter: Reporter) -> dict[str, dict[str, Any]]:
@@ -267,14 +194,7 @@ def _figures(job: Job, reporter: Reporter) -> dict[str, dict[str, Any]]:
     figures: dict[str, dict[str, Any]] = {}
     for split in ("val", "test"):
         if split in job.splits:
-            outputs = predict(
-                job.assembly.tuner,
-                job.splits[split],
-                job.eval_batch_size,
-                precision=job.precision,
-                reporter=reporter,
-                phase=split,
-            )
+            outputs = _predict(job, split, reporter)
             figures[split] = score(outputs, job.catalog.classes)
             _keep_outputs(job, split, outputs, figures[split])
     return figures

@@ -11,7 +11,7 @@ from gistcli.methods.base import Method
 from gistcli.recipe import Recipe
 from gistcli.reporting import SILENT, Reporter
 from gistcli.run.assembling import assemble, say_parameters, site_rows
-from gistcli.run.finetuning import say_catalog
+from gistcli.run.preparing import say_catalog
 from gistcli.run.settings import resolved, say_defaults, training_plan
 
 

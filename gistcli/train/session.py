@@ -179,6 +179,12 @@ class Session:
         except Halt:
             return  # the step stays unevaluated: a resumed run begins with it
         progress, metric = self.progress, self.plan.metric
+        # `test/accuracy` of `eval.best_test`: recorded, never looked at
+        others = {name: figures.pop(name) for name in list(figures) if "/" in name}
+        if not figures:
+            progress.evaluated = progress.step
+            self._record("eval", others)
+            return
         if metric not in figures:
             raise UnknownName(
                 f"eval.metric: {metric!r} is not measured.", did_you_mean(metric, figures)
@@ -195,7 +201,7 @@ class Session:
             progress.stale += 1
             if self.plan.patience is not None and progress.stale >= self.plan.patience:
                 progress.stopped = "patience"
-        self._record("eval", {f"val/{name}": value for name, value in figures.items()})
+        self._record("eval", {**{f"val/{name}": x for name, x in figures.items()}, **others})
         self._say_evaluation(figures, better)
 
     def _say_evaluation(self, figures: Mapping[str, float], better: bool) -> None:
