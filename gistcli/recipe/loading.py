@@ -137,6 +137,19 @@ def load_recipe(
     return recipe.with_origins(draft.origins)
 
 
+def task_names(path: Path) -> list[str]:
+    """The tasks of a family file, those of the files that it extends first; empty for any other.
+
+    Raises:
+        RecipeError: it is no YAML.
+        NotFound: the file, or one that it extends, does not exist.
+    """
+    draft = _Draft()
+    _read(path, str(path), draft, ())
+    tasks = draft.values.get("tasks")
+    return [str(name) for name in tasks] if isinstance(tasks, dict) else []
+
+
 def parse_set(text: str) -> Override:
     """One `--set section.key=value`.
 
