@@ -47,9 +47,13 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "sources": {
         "digits": "gistcli.data.digits:Digits",
+        "fewshot": "gistcli.data.fewshot:FewShot",
+        "fgvc": "gistcli.data.fgvc:Fgvc",
         "folder": "gistcli.data.folder:Folder",
-        "list": "gistcli.data.lists:ImageList",
         "hf": "gistcli.data.hub:HubDataset",
+        "list": "gistcli.data.lists:ImageList",
+        "vtab": "gistcli.data.vtab:Vtab",
+        "webdataset": "gistcli.data.webdataset:WebDataset",
     },
     "objectives": {
         "classification": "gistcli.objectives.classification:Classification",

@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from gistcli import registry
-from gistcli.data.base import SPLITS, Catalog, DataOptions, Found, Record, class_order, some
+from gistcli.data.base import (
+    SPLITS,
+    Catalog,
+    DataOptions,
+    Found,
+    Record,
+    class_order,
+    refuse_options,
+    some,
+)
+from gistcli.data.benchmark import Benchmark
 from gistcli.data.fetch import FILES, holds_tables
+from gistcli.data.fewshot import FewShot
+from gistcli.data.fgvc import Fgvc
 from gistcli.data.images import is_image_name
 from gistcli.data.lists import split_lists
-from gistcli.data.splits import divide, identical, leaking_groups, read_pinned, take_shots
+from gistcli.data.splits import divide, divide_folds, read_pinned, take_shots
 from gistcli.data.tables import ENDINGS
+from gistcli.data.twins import identical, leaking_groups
+from gistcli.data.vtab import Vtab
+from gistcli.data.webdataset import holds_shards
 from gistcli.errors import DataError, NotFound, did_you_mean
 
-_NEED_A_PATH = ("folder", "list", "hf")
+_NEED_NO_PATH = ("digits",)
 _HUB_NAME = re.compile(r"(hf:)?(?P<name>[A-Za-z0-9][\w.-]*(/[\w.-]+)?)")
 
 
@@ -24,8 +40,9 @@ def open_catalog(
 ) -> Catalog:
     """Finds the pictures, their classes and their splits; nothing is decoded.
 
-    An existing path wins over the name of a source, and that over a name on the hub (`hf:NAME`
-    says that the hub is meant).
+    `data.source` says how to read what lies at `data.path`; auto goes by its look. An existing path
+    wins over the name of a source, and that over a name on the hub (`hf:NAME` says that the hub is
+    meant).
 
     Args:
         data: the recipe's section.
@@ -36,9 +53,10 @@ def open_catalog(
     Raises:
         NotFound: there is nothing of that path or name.
         DataError: what is there cannot be used; all problems of a kind in one message.
-        RecipeError: columns, groups or splits that are not there.
+        RecipeError: columns, groups or splits that are not there; options that cannot apply.
+        UnknownName: a source, or a set of a benchmark, of no known name.
     """
-    name, found = _find(data, base)
+    name, found = _find(data, base, whole)
     warnings, notes = [*found.warnings], [*found.notes]
     if pinned is not None:
         splits = read_pinned(pinned, found)
@@ -47,14 +65,7 @@ def open_catalog(
         splits = {"test": found.splits["train"]} if only_train else found.splits
         splits = {s: splits[s] for s in SPLITS if splits.get(s)}
     else:
-        splits = divide(found, data)
-        if data.shots is not None:
-            splits["train"], short = take_shots(splits["train"], data.shots, data.shot_seed)
-            if short:
-                warnings.append(
-                    f"{some(short, 'class', 'classes')} with fewer than {data.shots} "
-                    f"training pictures: all of them are taken"
-                )
+        splits = _divide(found, data, warnings)
     if not any(splits.values()):
         raise DataError(
             f"{name} holds no labelled pictures.", "Give a folder of class folders, or a list."
@@ -65,63 +76,143 @@ def open_catalog(
             f"{name} has one class only ({catalog.classes[0]}): nothing to tell apart.",
             "Give data with two classes or more, in a folder or column of their own each.",
         )
-    catalog.warnings += _doubts(catalog)
+    if data.classes not in (None, len(catalog.classes)) and not whole:
+        raise DataError(
+            f"{name} has {len(catalog.classes)} classes, but data.classes is {data.classes}.",
+            "Correct data.classes or leave it out, if these are the data that were meant.",
+        )
+    _doubt(catalog)
     return catalog
+
+
+def _divide(found: Found, data: DataOptions, warnings: list[str]) -> dict[str, list[Record]]:
+    """The recipe's splits: carved or found, then few shots, then folds."""
+    splits = divide(found, data)
+    if data.shots is not None:
+        splits["train"], short = take_shots(splits["train"], data.shots, data.shot_seed)
+        if short:
+            warnings.append(
+                f"{some(short, 'class', 'classes')} with fewer than {data.shots} "
+                f"training pictures: all of them are taken"
+            )
+    if data.folds is not None:
+        splits |= divide_folds(splits["train"], data.folds, data.fold, data.split_seed)
+    return {s: splits[s] for s in SPLITS if s in splits}
+
+
+def expected_counts(data: DataOptions) -> dict[str, int] | None:
+    """Pictures by split that a benchmark's set has as published, for data that are not there.
+
+    None where `data.source` is no benchmark, no set is named, or the options choose otherwise.
+
+    Raises:
+        UnknownName: a source or a set of no known name.
+    """
+    kind = None if data.source == "auto" else registry.resolve("sources", data.source)
+    if not (isinstance(kind, type) and issubclass(kind, Benchmark)):
+        return None
+    task = kind.asked(data)
+    counts = None if task is None else kind.counts(task, data)
+    if counts is None or not (data.include_val or data.folds):
+        return counts
+    pool = counts["train"] + counts.get("val", 0)
+    val = 0 if data.folds is None else (pool - data.fold + data.folds - 1) // data.folds
+    expected = {"train": pool - val, "val": val, "test": counts["test"]}
+    return {split: count for split, count in expected.items() if count}
 
 
 def _labels(splits: dict[str, list[Record]]) -> list[str]:
     return [record.label for records in splits.values() for record in records]
 
 
-def _doubts(catalog: Catalog) -> list[str]:
-    """What is allowed but hardly meant: twins and groups across splits, classes never trained."""
-    doubts = []
-    twins = [" = ".join(names) for names in identical(catalog.splits)]
+def _doubt(catalog: Catalog) -> None:
+    """Names what is allowed but hardly meant: twins and groups across splits, untrained classes."""
+    same, unread = identical(catalog.splits)
+    twins = [" = ".join(names) for names in same]
     if twins:
-        doubts.append(
+        catalog.warnings.append(
             f"{some(twins, 'picture', shown=10)} in two splits with the same content: "
             f"figures on them are too good"
         )
+    if unread:
+        catalog.notes.append(
+            f"{unread:,} pictures of equal lengths were not compared between the splits"
+        )
     groups = leaking_groups(catalog.splits)
     if groups:
-        doubts.append(f"{some(groups, 'group', shown=10)} with members in two splits")
+        catalog.warnings.append(f"{some(groups, 'group', shown=10)} with members in two splits")
     if "train" in catalog.splits:
         trained = {r.label for r in catalog.splits["train"]}
         untrained = [c for c in catalog.classes if c not in trained]
         if untrained:
-            doubts.append(
+            catalog.warnings.append(
                 f"{some(untrained, 'class', 'classes', shown=10)} without training pictures"
             )
-    return doubts
 
 
-def _find(data: DataOptions, base: Path) -> tuple[str, Found]:
+def _find(data: DataOptions, base: Path, whole: bool) -> tuple[str, Found]:
+    """What messages call the data, and what is there."""
     path = base / os.path.expanduser(data.path)
+    source, place = _place(data, path, whole)
+    kind = registry.resolve("sources", source)
+    if not issubclass(kind, Benchmark):
+        subset = None if whole else data.subset
+        refuse_options(f"The source {source} has no sets to choose from", subset=subset)
+    elif not whole:
+        kind.require_options(data)
+    if isinstance(place, str):
+        found = kind(data, place).find()
+        return found.name or place.replace("/", "-"), found
+    if not place.exists() and issubclass(kind, Benchmark):
+        raise kind.missing(data, place)
+    try:
+        found = kind(data, place).find()
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or path} cannot be read: {error.strerror or error}."
+        ) from error
+    resolved = path.resolve()
+    return found.name or (resolved.stem if path.is_file() else resolved.name), found
+
+
+def _place(data: DataOptions, path: Path, whole: bool) -> tuple[str, Path | str]:
+    """The source, and the path or name that it reads.
+
+    For evaluation (`whole`) a benchmark's source reads only what has its layout: the run's recipe
+    names it, but the data are others.
+    """
+    kind = None if data.source == "auto" else registry.resolve("sources", data.source)
+    is_benchmark = kind is not None and issubclass(kind, Benchmark)
     if path.exists():
-        try:
-            source = registry.resolve("sources", _kind(path))(data, path)
-            return path.resolve().stem if path.is_file() else path.resolve().name, source.find()
-        except OSError as error:
-            raise DataError(
-                f"{error.filename or path} cannot be read: {error.strerror or error}."
-            ) from error
-    sources = [name for name in registry.names("sources") if name not in _NEED_A_PATH]
-    if data.path in sources:
-        return data.path, registry.resolve("sources", data.path)(data, data.path).find()
+        if data.source in _NEED_NO_PATH and data.path == data.source:
+            return data.source, data.path
+        by_look = kind is None or (whole and is_benchmark and not kind.fits(data, path))
+        return _kind(path) if by_look else data.source, path
+    sources = [name for name in registry.names("sources") if name in _NEED_NO_PATH]
+    if data.path in sources and data.source in ("auto", data.path):
+        return data.path, data.path
     match = _HUB_NAME.fullmatch(data.path)
+    on_hub = data.source in ("auto", "hf") or (is_benchmark and data.path.startswith("hf:"))
+    if is_benchmark and not on_hub:
+        return data.source, path  # which says what is missing
     inside = "/" in data.path and path.parent.is_dir()
-    if match is None or inside or _close(data.path, path, sources):
+    if match is None or not on_hub or inside or _close(data.path, path, sources):
         raise _not_found(data.path, path, sources)
-    name = match["name"]
-    return name.replace("/", "-"), registry.resolve("sources", "hf")(data, name).find()
+    return "hf" if data.source == "auto" else data.source, match["name"]
 
 
 def _kind(path: Path) -> str:
     """The name of the source for what lies at a path."""
     if path.is_dir():
-        if holds_tables(path):
-            return "hf"
-        return "list" if split_lists(path) else "folder"
+        looks: tuple[tuple[str, Callable[[Path], object]], ...] = (
+            ("vtab", Vtab.looks_like),
+            ("fewshot", FewShot.looks_like),
+            ("fgvc", Fgvc.looks_like),  # before list, which would look for the pictures elsewhere
+            ("hf", holds_tables),
+            ("list", split_lists),
+            ("webdataset", holds_shards),
+        )
+        return next((name for name, look in looks if look(path)), "folder")
     if path.suffix.lower() in ENDINGS:
         return "list"
     if path.suffix.lower() in FILES:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from gistcli.data.base import DataOptions, Found, Record, refuse_options
 from gistcli.data.splits import ranked
+from gistcli.errors import RecipeError
 
 _SIZES = {"test": 500, "val": 200}
 
@@ -22,7 +23,10 @@ class Digits:
     """
 
     def __init__(self, data: DataOptions, place: Path | str) -> None:
-        del place
+        if str(place) != "digits":
+            raise RecipeError(
+                f"data.source digits reads nothing from {place}.", "Say data.path: digits."
+            )
         named = None if data.splits == "auto" else data.splits
         refuse_options(
             "The digits have a fixed split and neither groups nor columns",

@@ -16,27 +16,28 @@ def rank(seed: int, name: str) -> bytes:
 
 
 def divide_groups(
-    records: Sequence[Record], wanted: Mapping[str, float], seed: int
+    records: Sequence[Record], share: Mapping[str, float], seed: int
 ) -> dict[str, str]:
-    """name -> split, with every group whole and every class in every split.
+    """name -> part, with every group whole and every class in every part.
 
-    First each class, the rarest first, gets a group in each split that has none of it; then the
+    First each class, the rarest first, gets a group in each part that has none of it; then the
     remaining groups, the largest first, go where they help most. A record without a group is one.
 
     Args:
         records: all of them, any order.
-        wanted: the share of each split to be taken; the rest is `train`.
+        share: of each part; they sum to 1, and the first is the last to be given a class.
         seed: orders groups that are equally good.
 
     Raises:
-        DataError: some split would lack some class.
+        DataError: some part would lack some class.
     """
     groups: dict[str, list[Record]] = defaultdict(list)
     for r in records:
         groups[f"group {r.group}" if r.group else f"name {r.name}"].append(r)
-    division = _Division(groups, {"train": 1 - sum(wanted.values()), **wanted}, seed)
+    division = _Division(groups, dict(share), seed)
+    first, *others = share
     for label in sorted(division.total, key=lambda c: (len(division.groups_of[c]), c)):
-        for split in [*wanted, "train"]:
+        for split in [*others, first]:
             division.cover(label, split)
     for group in sorted(division.free, key=lambda g: -len(groups[g])):
         division.put(group, min(division.share, key=lambda s: division.growth(group, s)))
@@ -89,7 +90,7 @@ class _Division:
         ]
         if gaps:
             raise DataError(
-                f"The groups cannot be divided so that every split has every class: "
+                f"The groups cannot be divided so that every part has every class: "
                 f"{some(gaps, 'gap')}.",
                 "Bring splits of your own, use finer groups, or set a fraction to 0.",
             )

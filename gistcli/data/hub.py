@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +10,9 @@ import numpy as np
 
 from gistcli.data.base import DataOptions, Found, Record, some
 from gistcli.data.fetch import load_tables, names_files
-from gistcli.data.splits import ALIASES, split_name
+from gistcli.data.splits import name_splits, split_name
 from gistcli.data.tables import as_label, find_columns
-from gistcli.errors import DataError, RecipeError, did_you_mean
+from gistcli.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -71,24 +70,10 @@ class HubDataset:
 
     def _chosen(self, names: list[str]) -> dict[str, str]:
         """Our split -> the data set's."""
-        if isinstance(self.data.splits, Mapping) and not names_files(self.data.splits):
-            asked = {split_name(s): name for s, name in self.data.splits.items()}
-            for name in asked.values():
-                if name not in names:
-                    raise RecipeError(
-                        f"{self.place} has no split {name!r}.", did_you_mean(name, names)
-                    )
-            return asked
-        known = {ALIASES[n.lower()]: n for n in reversed(names) if n.lower() in ALIASES}
-        ignored = [n for n in names if n not in known.values()]
-        if not known:
-            raise RecipeError(
-                f"{self.place}: which of its splits is which? It has {', '.join(names)}.",
-                "Say it: data.splits.train=NAME.",
-            )
-        if ignored:
-            self.warnings.append(f"{some(ignored, 'split')} of {self.place} ignored")
-        return known
+        splits = "auto" if names_files(self.data.splits) else self.data.splits
+        chosen, warnings = name_splits(names, splits, str(self.place))
+        self.warnings += warnings
+        return chosen
 
     def _records(
         self, name: str, table: Dataset, by_column: bool

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from gistcli.data.base import DataOptions, Found, Record, some
+from gistcli.data.listed import Listed
 from gistcli.data.splits import ALIASES, split_name
 from gistcli.data.tables import ENDINGS, as_label, find_columns, read_rows
-from gistcli.errors import DataError, NotFound, RecipeError, did_you_mean
+from gistcli.errors import NotFound, RecipeError, did_you_mean
 
 
 class ImageList:
@@ -20,17 +21,14 @@ class ImageList:
     `test.json` and so on; `data.splits` may name the files. Columns are found by their usual names
     or told by `data.columns`; `data.group_by` names the column of the group.
 
-    Paths are relative to the folder of the list. A relative path may not lead out of that folder
-    (`..`), so that a list from elsewhere reads nothing unexpected; an absolute one is taken as it
-    is, since only who wrote it for this machine can have meant it.
+    Paths are relative to the folder of the list; `Listed` says which are refused.
     """
 
     def __init__(self, data: DataOptions, place: Path | str) -> None:
         self.place = Path(place)
         self.root = self.place if self.place.is_dir() else self.place.parent
         self.data = data
-        self.problems: dict[str, list[str]] = {}
-        self.warnings: list[str] = []
+        self.listed = Listed(self.root)
 
     def find(self) -> Found:
         """Every row as a record.
@@ -44,13 +42,10 @@ class ImageList:
         for split, path in self._files().items():
             for name, record in self._records(path, split):
                 splits.setdefault(name, []).append(record)
-        splits = {split: self._distinct(split, records) for split, records in splits.items()}
-        if self.problems:
-            told = [f"{some(names, 'row')} {what}" for what, names in self.problems.items()]
-            raise DataError(
-                f"{self.place} cannot be used: {'; '.join(told)}.", "Correct or remove these rows."
-            )
-        return Found(splits, warnings=self.warnings)
+        distinct = self.listed.distinct
+        splits = {split: distinct(split, records) for split, records in splits.items()}
+        self.listed.refuse(self.place)
+        return Found(splits, warnings=self.listed.warnings)
 
     def _files(self) -> dict[str, Path]:
         """Split -> list; one list for all is under `train`."""
@@ -81,7 +76,7 @@ class ImageList:
             record = self._record(row, columns, path.parent, where)
             name = row.get(columns.get("split", ""), split)
             if record and str(name).lower() not in ALIASES:
-                self._problem(f"with a split that is none ({name!r})", where)
+                self.listed.problem(f"with a split that is none ({name!r})", where)
             elif record:
                 found.append((split_name(str(name)), record))
         return found
@@ -93,43 +88,16 @@ class ImageList:
         try:
             label = as_label(row.get(columns["label"]))
         except ValueError as error:
-            self._problem("whose label is no class", f"{where}: {error}")
+            self.listed.problem("whose label is no class", f"{where}: {error}")
             return None
         if not file or not isinstance(file, str) or label is None:
-            self._problem("without an image or a label", where)
+            self.listed.problem("without an image or a label", where)
             return None
-        path = folder / file
-        if not Path(file).is_absolute() and ".." in Path(file).parts:
-            self._problem("with a path that leaves the folder of the list", f"{where}: {file}")
-        elif not path.is_file():
-            self._problem("whose file does not exist", f"{where}: {file}")
         group = row.get(columns["group"]) if "group" in columns else None
         if "group" in columns and group in (None, ""):
-            self._problem("without a group", where)
-        below = path.is_relative_to(self.root)
-        name = path.relative_to(self.root).as_posix() if below else str(path)
-        return Record(name, label, path, None if group is None else str(group))
-
-    def _distinct(self, split: str, records: list[Record]) -> list[Record]:
-        """Each file once; a contradiction is a problem, a repetition only a warning."""
-        known: dict[str, Record] = {}
-        repeated = []
-        for record in records:
-            earlier = known.setdefault(record.name, record)
-            if earlier.label != record.label:
-                self._problem(
-                    "that contradict another", f"{record.name}: {earlier.label}, {record.label}"
-                )
-            elif earlier is not record:
-                repeated.append(record.name)
-        if repeated:
-            self.warnings.append(
-                f"{some(repeated, 'row', shown=5)} of {split} repeated: each picture counts once"
-            )
-        return list(known.values())
-
-    def _problem(self, what: str, where: str) -> None:
-        self.problems.setdefault(what, []).append(where)
+            self.listed.problem("without a group", where)
+        group = None if group is None else str(group)
+        return self.listed.record(file, label, folder, where, group=group)
 
 
 def split_lists(folder: Path) -> dict[str, Path]:

@@ -7,10 +7,8 @@ neither on the order of the files nor on the machine, and grows little when a fi
 from __future__ import annotations
 
 import csv
-import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from gistcli.data.base import SPLITS, DataOptions, Found, Record, class_order, some
@@ -20,6 +18,8 @@ from gistcli.errors import DataError, NotFound, RecipeError, did_you_mean
 ALIASES = {
     "train": "train",
     "training": "train",
+    "train800": "train",
+    "val200": "val",
     "val": "val",
     "valid": "val",
     "validation": "val",
@@ -43,12 +43,42 @@ def split_name(name: str) -> str:
     return known
 
 
+def name_splits(
+    names: Sequence[str], asked: str | Mapping[str, str], where: str
+) -> tuple[dict[str, str], list[str]]:
+    """Our split -> the name that the data have for it, and warnings on those that are left out.
+
+    Args:
+        names: what is there.
+        asked: `data.splits`; auto goes by the usual names.
+        where: the data, for messages.
+
+    Raises:
+        RecipeError: a split that is not there, or no name that says which is which.
+    """
+    if isinstance(asked, Mapping):
+        chosen = {split_name(s): name for s, name in asked.items()}
+        for name in chosen.values():
+            if name not in names:
+                raise RecipeError(f"{where} has no split {name!r}.", did_you_mean(name, names))
+        return chosen, []
+    known = {ALIASES[n.lower()]: n for n in reversed(names) if n.lower() in ALIASES}
+    ignored = [n for n in names if n not in known.values()]
+    if not known:
+        raise RecipeError(
+            f"{where}: which of its splits is which? It has {', '.join(names)}.",
+            "Say it: data.splits.train=NAME.",
+        )
+    return known, [f"{some(ignored, 'split')} of {where} ignored"] if ignored else []
+
+
 def divide(found: Found, data: DataOptions) -> Part:
     """The splits of the recipe's rule out of the splits that were found.
 
     train + val (+ test): as found. train + test: `val_fraction` of train becomes val. Training
     pictures alone: `val_fraction` and `test_fraction` of each class go to val and test, at least
-    one picture each. Members of a group stay together.
+    one picture each. Members of a group stay together. With `include_val` or `folds` val, found or
+    taken from train, is (back) in train; test is what it is without them.
 
     Raises:
         DataError: no training pictures, or a class (all of them named) too small to be divided.
@@ -63,26 +93,83 @@ def divide(found: Found, data: DataOptions) -> Part:
         raise RecipeError("data.val_fraction and data.test_fraction leave nothing to train on.")
     fractions = {"val": data.val_fraction, "test": data.test_fraction}
     wanted = {s: f for s, f in fractions.items() if f > 0 and s not in splits}
-    if "val" in splits:
+    pooled = data.include_val or data.folds is not None
+    if "val" in splits or (pooled and "test" not in wanted):
         wanted = {}
+    everything = [*splits["train"], *splits.get("val", [])]
     if wanted:
         parts = carve(splits["train"], wanted, data.split_seed)
         splits = {s: (parts.get(s) or splits.get(s) or []) for s in SPLITS}
+    if pooled:
+        tested = {r.name for r in splits["test"]} if "test" in wanted else set()
+        once = {r.name: r for r in everything if r.name not in tested}
+        splits = {"train": [*once.values()], "test": splits.get("test", [])}
     return {s: records for s, records in splits.items() if records}
 
 
 def carve(records: Sequence[Record], wanted: Mapping[str, float], seed: int) -> Part:
     """Divides records into the wanted shares and `train`, class by class, groups together."""
     grouped = any(r.group is not None for r in records)
-    _refuse_small(records, 1 + len(wanted), grouped)
-    chosen = divide_groups(records, wanted, seed) if grouped else _by_class(records, wanted, seed)
+    why = "one for each of train and the splits that are taken from it"
+    way_out = "set data.val_fraction or data.test_fraction to 0"
+    _refuse_small(records, 1 + len(wanted), grouped, why, way_out)
+    if grouped:
+        shares = {"train": 1 - sum(wanted.values()), **wanted}
+        chosen = divide_groups(records, shares, seed)
+    else:
+        chosen = _by_class(records, wanted, seed)
     parts: Part = {s: [] for s in SPLITS if s == "train" or s in wanted}
     for record in records:
         parts[chosen.get(record.name, "train")].append(record)
     return parts
 
 
-def _refuse_small(records: Sequence[Record], needed: int, grouped: bool) -> None:
+def divide_folds(records: Sequence[Record], folds: int, fold: int, seed: int) -> Part:
+    """train and val of one of `folds` stratified parts of nearly equal size, of which it is val.
+
+    Of each class the parts differ by one record at most, and so do the parts as a whole; where
+    there are groups, which stay whole, they only come near that.
+
+    Raises:
+        DataError: classes (all of them named) too small for a record, or a group, in every part.
+    """
+    names = [f"fold {k}" for k in range(folds)]
+    grouped = any(r.group is not None for r in records)
+    _refuse_small(records, folds, grouped, "one for each fold", "ask for fewer data.folds")
+    if grouped:
+        places = divide_groups(records, dict.fromkeys(names, 1 / folds), seed)
+    else:
+        places = _deal(records, names, seed)
+    parts: Part = {"train": [], "val": []}
+    for record in records:
+        parts["val" if places[record.name] == names[fold] else "train"].append(record)
+    return parts
+
+
+def _deal(records: Sequence[Record], names: Sequence[str], seed: int) -> dict[str, str]:
+    """name -> part, as if cards were dealt class after class.
+
+    A part's cards of a class are neighbours in the hash's order, so that a record that is added
+    moves one other from each part to the next at most.
+    """
+    places: dict[str, str] = {}
+    dealt = 0
+    classes = ranked(records, seed)
+    for label in class_order(classes):
+        members = classes[label]
+        count, start = len(members), 0
+        for k, name in enumerate(names):
+            turn = (k - dealt) % len(names)  # this part's place in the round of this class
+            size = (count - turn + len(names) - 1) // len(names)
+            places.update((r.name, name) for r in members[start : start + size])
+            start += size
+        dealt += count
+    return places
+
+
+def _refuse_small(
+    records: Sequence[Record], needed: int, grouped: bool, why: str, way_out: str
+) -> None:
     members = defaultdict(set)
     for r in records:
         members[r.label].add((r.group, None if r.group else r.name))
@@ -95,10 +182,8 @@ def _refuse_small(records: Sequence[Record], needed: int, grouped: bool) -> None
         what = "groups" if grouped else "pictures"
         raise DataError(
             f"{some(small, 'class', 'classes')} with too few {what} to be divided: at least "
-            f"{needed} {what} a class are needed, one for each of train and the splits that are "
-            f"taken from it.",
-            "Add pictures, remove the class, bring splits of your own, or set data.val_fraction "
-            "or data.test_fraction to 0.",
+            f"{needed} {what} a class are needed, {why}.",
+            f"Add pictures, remove the class, bring splits of your own, or {way_out}.",
         )
 
 
@@ -183,38 +268,3 @@ def read_pinned(path: Path, found: Found) -> Part:
     for row in rows:
         parts.setdefault(row["split"], []).append(known[row["name"]])
     return parts
-
-
-def identical(splits: Part) -> list[tuple[str, ...]]:
-    """Sets of names with the same bytes that are spread over two splits or more.
-
-    Only pictures of equal length are read.
-    """
-    sizes: dict[int, list[tuple[str, Record]]] = defaultdict(list)
-    for split, records in splits.items():
-        for record in records:
-            sizes[record.nbytes()].append((split, record))
-    same = []
-    for size, members in sizes.items():
-        if size < 0 or len({split for split, _ in members}) < 2:
-            continue
-        contents: dict[bytes, list[tuple[str, str]]] = defaultdict(list)
-        for split, record in members:
-            with suppress(OSError):  # decoding will name it
-                contents[hashlib.sha256(record.read()).digest()].append((split, record.name))
-        same += [
-            tuple(f"{s}: {n}" for s, n in sorted(twins))
-            for twins in contents.values()
-            if len({s for s, _ in twins}) > 1
-        ]
-    return sorted(same)
-
-
-def leaking_groups(splits: Part) -> list[str]:
-    """Groups with members in more than one split."""
-    where: dict[str, set[str]] = defaultdict(set)
-    for split, records in splits.items():
-        for record in records:
-            if record.group is not None:
-                where[record.group].add(split)
-    return sorted(group for group, members in where.items() if len(members) > 1)

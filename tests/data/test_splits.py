@@ -12,11 +12,10 @@ from gistcli.data.base import Catalog, Found, Record, class_order, some
 from gistcli.data.splits import (
     carve,
     divide,
-    identical,
-    leaking_groups,
     read_pinned,
     take_shots,
 )
+from gistcli.data.twins import leaking_groups
 from gistcli.errors import DataError, NotFound
 from gistcli.recipe import DataSection
 
@@ -185,14 +184,6 @@ def test_what_differs_from_splits_csv_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match="lacks columns"):
         read_pinned(tmp_path / "bad.csv", Found({}))
-
-
-def test_only_content_in_two_splits_counts_as_identical() -> None:
-    twin = [Record(name, "a", b"same") for name in ("one", "two", "three")]
-    assert identical({"train": twin[:2], "val": [Record("x", "a", b"else")]}) == []
-    assert identical({"train": twin[:2], "val": twin[2:]}) == [
-        ("train: one", "train: two", "val: three")
-    ]
 
 
 def test_the_fingerprint_knows_names_labels_splits_and_sizes_only() -> None:
