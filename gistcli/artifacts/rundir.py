@@ -163,7 +163,7 @@ class RunDirectory:
         except ValidationError as error:
             found = "; ".join(f"{p.key}: {p.text}" for p in explain(error, content))
             raise WeightsError(
-                f"{self.recipe_path} is not as it was written: {found}.", AGAIN
+                f"{self.recipe_path} is not as it was written: {found.rstrip('.')}.", AGAIN
             ) from error
 
     def write_environment(self, argv: Sequence[str], device: str) -> None:
