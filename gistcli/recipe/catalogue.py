@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from gistcli.errors import RecipeError
+from gistcli.errors import GistError, RecipeError
 from gistcli.recipe import yaml
+from gistcli.recipe.loading import task_names
 
 
 def list_recipes(folders: Iterable[Path]) -> list[dict[str, Any]]:
@@ -16,13 +17,26 @@ def list_recipes(folders: Iterable[Path]) -> list[dict[str, Any]]:
 
 
 def list_tasks(folders: Iterable[Path]) -> list[dict[str, Any]]:
-    """An entry for each task of each family file; the summary names the file."""
+    """An entry for each task of each family file; the summary names the file.
+
+    A file that changes the tasks of the one that it extends adds none.
+    """
     return [
         _entry(str(task), f"{path} --task {task}")
         for path, tree in _recipes(folders)
         if isinstance(tree, dict) and isinstance(tree.get("tasks"), dict)
+        for inherited in [_inherited(path, tree)]
         for task in tree["tasks"]
+        if str(task) not in inherited
     ]
+
+
+def _inherited(path: Path, tree: dict[Any, Any]) -> list[str]:
+    """The tasks of the file that a recipe extends; none where that cannot be read."""
+    try:
+        return task_names(path.parent / str(tree["extends"])) if "extends" in tree else []
+    except GistError:
+        return []
 
 
 def _entry(name: str, summary: str) -> dict[str, Any]:

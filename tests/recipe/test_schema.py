@@ -65,3 +65,10 @@ def test_recipes_are_listed_by_their_first_line_even_where_one_is_damaged(tmp_pa
     assert found["b.yaml"].startswith("cannot be read")
     assert found["c.yaml"] == ""
     assert [e["name"] for e in list_tasks([tmp_path])] == ["cats", "dogs"]
+
+
+def test_a_recipe_that_changes_tasks_of_another_adds_none_to_the_list(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("tasks: {cats: {}, dogs: {}}\n")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\ntasks: {cats: {seed: 1}, birds: {}}\n")
+    (tmp_path / "c.yaml").write_text("extends: gone.yaml\ntasks: {fish: {}}\n")
+    assert [e["name"] for e in list_tasks([tmp_path])] == ["cats", "dogs", "birds", "fish"]
