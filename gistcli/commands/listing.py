@@ -18,11 +18,12 @@ EXAMPLES = examples(
 
 def listing(
     kind: Annotated[
-        Literal["methods", "models", "tasks", "recipes"], typer.Argument(show_default=False)
+        Literal["methods", "models", "sources", "tasks", "recipes"],
+        typer.Argument(show_default=False),
     ],
     as_json: AsJson = False,
 ) -> object:
-    """List methods with their options, models, tasks or recipes."""
+    """List methods with their options, models, sources of data, tasks or recipes."""
     from gistcli import console
 
     if kind in ("recipes", "tasks"):

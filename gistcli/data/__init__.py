@@ -2,7 +2,7 @@
 
 from gistcli.data.base import SPLITS, Catalog, DataOptions, Preprocess, Record
 from gistcli.data.cache import check_images
-from gistcli.data.catalog import open_catalog
+from gistcli.data.catalog import expected_counts, open_catalog
 from gistcli.data.images import expand_inputs, read_image
 from gistcli.data.split import Batch, ImageSplit, load_images, load_split
 
@@ -16,6 +16,7 @@ __all__ = [
     "Record",
     "check_images",
     "expand_inputs",
+    "expected_counts",
     "load_images",
     "load_split",
     "open_catalog",

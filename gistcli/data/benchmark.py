@@ -183,9 +183,9 @@ class Benchmark(ABC):
         if task is None:
             tree += _indented([f"... and so on: {', '.join(t.name for t in sets[1:])}"])
         origin = f"Pictures: {task.origin}. " if task else ""
-        what = f"{cls.title}, set {task.name}" if task else cls.title
+        what = f"The set {task.name} of {cls.title}" if task else cls.title
         return NotFound(
-            f"{what}, was not found: {there}.",
+            f"{what} was not found: {there}.",
             "\n".join(
                 [
                     "Wanted:",

@@ -213,16 +213,15 @@ def _kind(path: Path) -> str:
             ("webdataset", holds_shards),
         )
         return next((name for name, look in looks if look(path)), "folder")
-    if path.suffix.lower() in ENDINGS:
-        return "list"
-    if path.suffix.lower() in FILES:
-        return "hf"
+    endings = {**dict.fromkeys(ENDINGS, "list"), **dict.fromkeys(FILES, "hf"), ".tar": "webdataset"}
+    if path.suffix.lower() in endings:
+        return endings[path.suffix.lower()]
     if is_image_name(path.name):
         raise DataError(f"{path} is a single picture.", "Give the folder of its class folders.")
     raise DataError(
         f"{path} is no data set: an ending {path.suffix!r} is not known.",
-        f"Give a folder of class folders, a list ({' '.join(ENDINGS)}), or {' '.join(FILES)}; "
-        f"archives have to be unpacked first.",
+        f"Give a folder of class folders, a list or table ({' '.join(endings)}); other archives "
+        f"have to be unpacked first.",
     )
 
 

@@ -126,7 +126,8 @@ def _samples(shard: Path) -> Iterator[tuple[str, _Sample]]:
         for member in _members(shard):
             folder, _, name = member.name.rpartition("/")
             stem, _, ending = name.partition(".")
-            if ignored_folder(name):
+            is_label = ending.lower() in ("cls", "json")
+            if name.startswith(".") or not (is_label or is_image_name(name)):
                 continue
             key = f"{folder}/{stem}".removeprefix("./").lstrip("/")
             sample = samples.setdefault(key, _Sample())
@@ -135,7 +136,7 @@ def _samples(shard: Path) -> Iterator[tuple[str, _Sample]]:
                 if sample.picture is not None:
                     raise DataError(f"{where} is a second picture of its sample.", _HINT)
                 sample.picture = Member(shard, member.offset_data, member.size)
-            elif ending.lower() in ("cls", "json"):
+            else:
                 file.seek(member.offset_data)
                 label = _label(file.read(member.size), ending.lower(), where)
                 sample.label = sample.label if label is None else label

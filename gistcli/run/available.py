@@ -1,7 +1,8 @@
-"""`gist list methods|models`: what there is, read from the classes themselves."""
+"""`gist list methods|models|sources`: what there is, read from the classes themselves."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -13,7 +14,7 @@ from gistcli.errors import UnknownName, did_you_mean
 from gistcli.methods.base import Method
 from gistcli.methods.choices import choices
 
-KINDS = ("methods", "models")
+KINDS = ("methods", "models", "sources")
 
 
 def listing(kind: str) -> list[dict[str, Any]]:
@@ -24,7 +25,7 @@ def listing(kind: str) -> list[dict[str, Any]]:
     """
     if kind not in KINDS:
         raise UnknownName(f"There is no list of {kind!r}.", did_you_mean(kind, KINDS))
-    return _methods() if kind == "methods" else _models()
+    return {"methods": _methods, "models": _models, "sources": _sources}[kind]()
 
 
 def _methods() -> list[dict[str, Any]]:
@@ -80,3 +81,23 @@ def _models() -> list[dict[str, Any]]:
         }
         for name in supported_models()
     ]
+
+
+def _sources() -> list[dict[str, Any]]:
+    """Kinds of data for `data.source`, with the sets that `data.subset` may name."""
+    return [_source(name, registry.resolve("sources", name)) for name in registry.names("sources")]
+
+
+def _source(name: str, kind: Any) -> dict[str, Any]:
+    summary = (inspect.getdoc(kind) or "").partition("\n\n")[0]
+    sets = [
+        {"name": task.name, "group": task.group, "classes": task.classes, "examples": task.counts}
+        for task in getattr(kind, "tasks", ())
+    ]
+    return {
+        "name": name,
+        "summary": " ".join(summary.split()),
+        "capabilities": {},
+        "options": {},
+        "sets": sets,
+    }

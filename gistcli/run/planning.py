@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gistcli.data import Catalog, open_catalog
-from gistcli.errors import GistError, Refused
+from gistcli.data import Catalog, expected_counts, open_catalog
+from gistcli.errors import NotFound
 from gistcli.methods.base import Method
 from gistcli.recipe import Recipe
 from gistcli.reporting import SILENT, Reporter
@@ -18,41 +19,49 @@ from gistcli.run.settings import resolved, say_defaults, training_plan
 def dry_run(recipe: Recipe, *, reporter: Reporter = SILENT) -> dict[str, Any]:
     """Parameters, sites and steps, with the model on the meta device.
 
-    What cannot be looked at (data that are not there) is named, and left out.
+    What cannot be looked at (data that are not there) is named; the head is then counted by
+    `data.classes`, and the steps by the published size of a benchmark's set, or else left out. In
+    the result `classes` is null without data; `examples` are then the published ones, or null.
 
     Raises:
-        GistError: recipe, model or method are wrong.
+        GistError: recipe, model, method or data are wrong.
     """
     recipe = resolved(recipe)
     catalog = _catalog(recipe, reporter)
-    classes = len(catalog.classes) if catalog else 1
-    assembly = assemble(recipe, classes, meta=True)
+    counts = catalog.counts() if catalog else expected_counts(recipe.data)
+    classes = len(catalog.classes) if catalog else recipe.data.classes
+    assembly = assemble(recipe, classes or 1, meta=True)
     parameters: dict[str, int | None] = dict(assembly.parameters())
     if catalog:
         say_catalog(catalog, reporter)
-    else:
-        head = parameters["head"] or 0
-        parameters["trainable"] = (parameters["trainable"] or 0) - head
-        parameters["total"] = (parameters["total"] or 0) - head
-        parameters["head"] = None
+    elif classes is None:
+        parameters = _without_head(assembly.parameters())
         reporter.warn("Without data the classes are unknown: counts are without the head.")
+    else:
+        reporter.say(f"counted without the data: a head of {classes} classes (data.classes)")
     say_parameters(assembly, reporter)
     _warn_of_files(assembly.method, reporter)
     say_defaults(recipe, reporter)
     plan = training_plan(recipe)
     steps = None
-    if catalog:
-        per_epoch = -(-len(catalog.splits["train"]) // plan.batch_size)
+    if counts:
+        per_epoch = -(-counts["train"] // plan.batch_size)
         steps = plan.total_steps(per_epoch)
-        reporter.say(f"{steps} steps ({per_epoch} an epoch) of {plan.batch_size} examples")
+        source = "" if catalog else f", by the published {counts['train']:,} training pictures"
+        reporter.say(f"{steps} steps ({per_epoch} an epoch) of {plan.batch_size} examples{source}")
     return {
         "parameters": parameters,
         "steps": steps if steps is not None else plan.max_steps,
         "merge": assembly.tuner.merge_refusal(),
         "sites": site_rows(assembly.tuner.sites),
         "classes": catalog.classes if catalog else None,
-        "examples": catalog.counts() if catalog else None,
+        "examples": counts,
     }
+
+
+def _without_head(counts: Mapping[str, int]) -> dict[str, int | None]:
+    less = {k: counts[k] - counts["head"] for k in ("trainable", "total")}
+    return {**counts, **less, "head": None}
 
 
 def _warn_of_files(method: Method, reporter: Reporter) -> None:
@@ -64,10 +73,7 @@ def _warn_of_files(method: Method, reporter: Reporter) -> None:
 
 def _catalog(recipe: Recipe, reporter: Reporter) -> Catalog | None:
     try:
-        catalog = open_catalog(recipe.data, base=Path.cwd())
-    except Refused as error:  # not there; data that are there and bad are an error here, too
+        return open_catalog(recipe.data, base=Path.cwd())
+    except NotFound as error:  # data that are there and bad, or asked for wrongly, are an error
         reporter.warn(f"not looked at: data ({error.message})")
         return None
-    except GistError:
-        raise
-    return catalog
