@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from gistcli.data.base import SPLITS, DataOptions, Found
-from gistcli.data.images import ignored_folder
+from gistcli.data.images import visible_folders
 from gistcli.errors import NotFound, RecipeError, UnknownName, did_you_mean
 
 
@@ -75,7 +75,7 @@ class Benchmark(ABC):
     @classmethod
     def looks_like(cls, place: Path) -> bool:
         """Whether a folder, or one in it, can be nothing but that of a set."""
-        return cls.unmistakable(place) or any(map(cls.unmistakable, _folders(place)))
+        return cls.unmistakable(place) or any(map(cls.unmistakable, visible_folders(place)))
 
     @classmethod
     @abstractmethod
@@ -133,7 +133,7 @@ class Benchmark(ABC):
         inside = {
             t.name: p
             for t in cls.tasks
-            for p in _folders(place)
+            for p in visible_folders(place)
             if t.is_called(p.name) and task in (None, t) and cls.holds(p)
         }
         if inside or not cls.holds(place):
@@ -215,10 +215,6 @@ class Benchmark(ABC):
         if not differences:
             return []
         return [f"{self.name} differs from the published set: {', '.join(differences)}"]
-
-
-def _folders(place: Path) -> list[Path]:
-    return [p for p in sorted(place.iterdir()) if p.is_dir() and not ignored_folder(p.name)]
 
 
 def _indented(lines: list[str], times: int = 1) -> list[str]:

@@ -14,6 +14,7 @@ from gistcli.data.base import (
     DataOptions,
     Found,
     Record,
+    Source,
     class_order,
     refuse_options,
     some,
@@ -136,7 +137,8 @@ def _doubt(catalog: Catalog) -> None:
         )
     if unread:
         catalog.notes.append(
-            f"{unread:,} pictures of equal lengths were not compared between the splits"
+            f"{unread:,} pictures as long as one of another split were not compared with it: "
+            f"too many to read"
         )
     groups = leaking_groups(catalog.splits)
     if groups:
@@ -153,26 +155,28 @@ def _doubt(catalog: Catalog) -> None:
 def _find(data: DataOptions, base: Path, whole: bool) -> tuple[str, Found]:
     """What messages call the data, and what is there."""
     path = base / os.path.expanduser(data.path)
-    source, place = _place(data, path, whole)
+    try:
+        source, place = _place(data, path, whole)
+        found = _reader(source, place, data, whole).find()
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or path} cannot be read: {error.strerror or error}."
+        ) from error
+    if found.name is None and isinstance(place, str):
+        return place.replace("/", "-"), found
+    resolved = path.resolve()
+    return found.name or (resolved.stem if path.is_file() else resolved.name), found
+
+
+def _reader(source: str, place: Path | str, data: DataOptions, whole: bool) -> Source:
     kind = registry.resolve("sources", source)
     if not issubclass(kind, Benchmark):
         subset = None if whole else data.subset
         refuse_options(f"The source {source} has no sets to choose from", subset=subset)
     elif not whole:
         kind.require_options(data)
-    if isinstance(place, str):
-        found = kind(data, place).find()
-        return found.name or place.replace("/", "-"), found
-    if not place.exists() and issubclass(kind, Benchmark):
-        raise kind.missing(data, place)
-    try:
-        found = kind(data, place).find()
-    except OSError as error:
-        raise DataError(
-            f"{error.filename or path} cannot be read: {error.strerror or error}."
-        ) from error
-    resolved = path.resolve()
-    return found.name or (resolved.stem if path.is_file() else resolved.name), found
+    reader: Source = kind(data, place)
+    return reader
 
 
 def _place(data: DataOptions, path: Path, whole: bool) -> tuple[str, Path | str]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gistcli.data.base import SPLITS, DataOptions, Found, Record, refuse_options, some
-from gistcli.data.images import ignored_folder, walk_images
+from gistcli.data.images import visible_folders, walk_images
 from gistcli.data.splits import ALIASES, split_name
 from gistcli.errors import DataError, NotFound, RecipeError, did_you_mean
 
@@ -53,7 +53,7 @@ class Folder:
     def _split_folders(self) -> dict[str, Path]:
         if isinstance(self.splits, Mapping):
             return self._named_folders(self.splits)
-        folders = _visible_folders(self.root)
+        folders = visible_folders(self.root)
         named = [f for f in folders if f.name.lower() in ALIASES]
         if not any(ALIASES[f.name.lower()] == "train" for f in named) and named != folders:
             return {"train": self.root}
@@ -73,7 +73,7 @@ class Folder:
         folders = {split_name(s): self.root / os.path.expanduser(f) for s, f in splits.items()}
         missing = [str(f) for f in folders.values() if not f.is_dir()]
         if missing:
-            here = [f.name for f in _visible_folders(self.root)]
+            here = [f.name for f in visible_folders(self.root)]
             raise NotFound(
                 f"{some(missing, 'folder')} of data.splits not found.",
                 did_you_mean(Path(missing[0]).name, here),
@@ -81,7 +81,7 @@ class Folder:
         return folders
 
     def _records(self, folder: Path) -> list[Record]:
-        classes = _visible_folders(folder)
+        classes = visible_folders(folder)
         loose = [p for p in folder.iterdir() if p.is_file()]
         if not classes:
             self.problems.append(f"no class folders in {folder} ({len(loose)} files)")
@@ -120,10 +120,6 @@ class Folder:
             self.problems.append(
                 f"{some(without, 'file name', shown=5)} without a group by {self.group_by.pattern}"
             )
-
-
-def _visible_folders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not ignored_folder(p.name))
 
 
 def _pattern(group_by: str | None) -> re.Pattern[str] | None:

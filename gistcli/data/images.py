@@ -197,6 +197,13 @@ def ignored_folder(name: str) -> bool:
     return name.startswith(".") or (name.startswith("__") and len(name) > 2)
 
 
+def visible_folders(folder: Path) -> list[Path]:
+    """The folders in a folder, sorted, but for those that `ignored_folder` names."""
+    with os.scandir(folder) as entries:  # tells folders from files without asking for each
+        names = [e.name for e in entries if e.is_dir() and not ignored_folder(e.name)]
+    return sorted(folder / name for name in names)
+
+
 def expand_inputs(inputs: Sequence[Path]) -> list[Path]:
     """The picture files that files and folders (searched whole) name, each once, in order.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -51,7 +50,7 @@ class Listed:
             endings: other endings that the file may have in fact.
         """
         path = os.path.join(folder, file)
-        if not os.path.isabs(file) and ".." in Path(file).parts:
+        if ".." in file and not os.path.isabs(file) and ".." in Path(file).parts:
             self.problem("with a path that leaves the folder of the list", f"{where}: {file}")
             return Record(file, label, Path(path), group, -1)
         path, size = _look_up(path, endings)
@@ -81,13 +80,11 @@ class Listed:
 
     def apart(self, splits: Mapping[str, Sequence[Record]]) -> None:
         """Notes pictures that are in two splits, which a published division never has."""
-        where: dict[str, list[str]] = defaultdict(list)
+        where: dict[str, str] = {}
         for split, records in splits.items():
             for record in records:
-                where[record.name].append(split)
-        for name, members in where.items():
-            if len(members) > 1:
-                self.problem("in two splits", f"{name}: {', '.join(members)}")
+                if where.setdefault(record.name, split) != split:
+                    self.problem("in two splits", f"{record.name}: {where[record.name]}, {split}")
 
     def refuse(self, place: Path) -> None:
         """Raises one DataError for all problems, if there are any."""

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from gistcli.data.base import DataOptions, Found, Record, refuse_options, some
+from gistcli.data.base import DataOptions, Found, Record, class_order, refuse_options, some
 from gistcli.data.benchmark import Benchmark, Task
 from gistcli.data.fetch import holds_tables
 from gistcli.data.hub import HubDataset
@@ -208,22 +208,15 @@ def _union_differs(path: Path, splits: Mapping[str, list[Record]]) -> list[str]:
     listed = Listed(path.parent)
     rows = [(file, label) for _, file, label in read_lines(path, listed)]
     both = [(r.name, r.label) for s in ("train", "val") for r in splits[s]]
-    same_names = bool({file for file, _ in rows} & {name for name, _ in both})
-    if same_names:
-        wanted, found = Counter(n for n, _ in both), Counter(n for n, _ in rows)
-        what = "picture"
-    else:
-        wanted = Counter(f"class {label}" for _, label in both)
-        found = Counter(f"class {label}" for _, label in rows)
-        what = "picture of a class"
-    lacks, more = sorted((wanted - found).elements()), sorted((found - wanted).elements())
     bad = sum(map(len, listed.problems.values()))
-    told = [
-        f"{some(names, what, f'{what}s', shown=5)} {how}"
-        for names, how in ((lacks, "missing"), (more, "too many"))
-        if names
-    ] + [f"{bad} damaged lines"] * bool(bad)
-    if not told:
-        return []
+    told = [f"{bad} damaged lines"] if bad else []
+    if {file for file, _ in rows} & {name for name, _ in both}:
+        wanted, found = {name for name, _ in both}, {file for file, _ in rows}
+        for names, how in ((wanted - found, "missing"), (found - wanted, "too many")):
+            told += [f"{some(sorted(names), 'picture', shown=5)} {how}"] if names else []
+    else:
+        ids, own = (Counter(label for _, label in part) for part in (both, rows))
+        other = [f"{c}: {own[c]}, not {ids[c]}" for c in class_order(ids | own) if own[c] != ids[c]]
+        told += [f"other counts in {some(other, 'class', 'classes', shown=5)}"] if other else []
     union = f"{path.name} is not the union of {LISTS['train']}.txt and {LISTS['val']}.txt"
-    return [f"{union}: {'; '.join(told)}"]
+    return [f"{union}: {'; '.join(told)}"] if told else []

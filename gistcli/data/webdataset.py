@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gistcli.data.base import DataOptions, Found, Record, refuse_options, some
-from gistcli.data.images import ignored_folder, is_image_name
+from gistcli.data.images import is_image_name, visible_folders
 from gistcli.data.splits import ALIASES, name_splits
 from gistcli.data.tables import USUAL, as_label
 from gistcli.errors import DataError
@@ -183,7 +183,7 @@ def _natural(text: str) -> list[Any]:
 
 def holds_shards(folder: Path) -> bool:
     """Whether a folder is one of archives: in it, or in all of its visible folders."""
+    folders = visible_folders(folder)
     if any(folder.glob("*.tar")):
-        return not any(p.is_dir() and not ignored_folder(p.name) for p in folder.iterdir())
-    folders = [p for p in folder.iterdir() if p.is_dir() and not ignored_folder(p.name)]
-    return bool(folders) and all(any(p.glob("*.tar")) for p in folders)
+        return not folders
+    return bool(folders) and all(any(f.glob("*.tar")) for f in folders)

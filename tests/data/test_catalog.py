@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -264,6 +265,18 @@ def test_files_that_are_no_data_set_are_refused(options: Options, tmp_path: Path
     assert "unpacked" in caught.value.hint
     with pytest.raises(DataError, match="single picture"):
         open_catalog(options("a.jpg"), base=tmp_path)
+
+
+def test_a_folder_that_may_not_be_read_is_an_error_of_the_data(
+    options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scandir(path: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / "pets").mkdir()
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DataError, match=r"pets cannot be read: Permission denied"):
+        open_catalog(options("pets"), base=tmp_path)
 
 
 def test_the_real_folder_opens_as_it_is(assets: Path, options: Options) -> None:

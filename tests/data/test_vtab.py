@@ -150,10 +150,10 @@ def test_a_union_that_is_none_is_named(copies: bool, tmp_path: Path, options: Op
     assert told == []
     write_lists(home, {"train800val200.txt": [*rows[:2], rows[3]]})
     told = [w for w in open_catalog(options(home), base=Path()).warnings if "union" in w]
-    what = "picture of a class (class 1)" if copies else "picture (images/train800/000002.png)"
-    assert told == [
-        f"train800val200.txt is not the union of train800.txt and val200.txt: 1 {what} missing"
-    ]
+    what = "1 picture (images/train800/000002.png) missing"
+    if copies:
+        what = "other counts in 1 class (1: 1, not 2)"
+    assert told == [f"train800val200.txt is not the union of train800.txt and val200.txt: {what}"]
 
 
 @pytest.mark.parametrize(("form", "told"), [("JPEG", 1), ("PNG", 0)])
@@ -238,6 +238,18 @@ def test_missing_data_are_answered_with_layout_publication_and_flag(
     assert "ZhangYuanhan-AI/NOAH" in hint
     assert "--data DIR" in hint
     assert "http" not in hint
+
+
+def test_a_mirror_on_the_hub_is_asked_for_as_such(
+    tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(NotFound, match="'someone/vtab' is no path here, and as a data set"):
+        open_catalog(options("hf:someone/vtab", source="vtab", subset="dtd"), base=tmp_path)
+    with pytest.raises(NotFound, match="set dtd of VTAB-1k was not found"):
+        open_catalog(options("someone/vtab", source="vtab", subset="dtd"), base=tmp_path)
 
 
 def test_options_that_cannot_apply_are_refused(root: Path, options: Options) -> None:
