@@ -14,6 +14,7 @@ import typer
 
 from gistcli import __version__
 from gistcli.commands import (
+    compare,
     demo,
     evaluate,
     finetune,
@@ -79,6 +80,7 @@ _add("predict", predict, predict.predict, "Use")
 _add("merge", merge, merge.merge, "Use")
 _add("visualize", visualize, visualize.visualize, "Use")
 _add("visualize-clusters", visualize, visualize.visualize, "Use", hidden=True)
+_add("compare", compare, compare.compare, "Look")
 _add("list", listing, listing.listing, "Look")
 _add("inspect", inspect, inspect.inspect, "Look")
 _add("schema", schema, schema.schema, "Look")

@@ -92,7 +92,7 @@ def tidy_csv(value: Value) -> str:
             "head": _middle(row["head"]),
             "seconds": _middle(row["seconds"]),
             "peak_memory_bytes": _middle(row["peak_memory_bytes"]),
-            "runs": " ".join(row["runs"]),
+            "runs": "; ".join(row["runs"]),
         }
         for over, name, cell in _cells(row):
             difference = _difference(against.get(row["name"]), over, name)
@@ -126,7 +126,7 @@ def _figure(cell: Value) -> dict[str, Any]:
         "seeds": len(cell["values"]) if "values" in cell else None,
         "examples": cell.get("examples"),
         "tried": cell.get("tried"),
-        **({"runs": " ".join(cell["runs"])} if "runs" in cell else {}),
+        **({"runs": "; ".join(cell["runs"])} if "runs" in cell else {}),
     }
 
 

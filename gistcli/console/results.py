@@ -12,6 +12,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.markup import escape
 
+from gistcli.console.comparisons import show_comparison, show_runs
 from gistcli.console.listed import show_list
 from gistcli.console.progress import duration
 from gistcli.console.reporter import open_console
@@ -233,6 +234,15 @@ def _list(console: Console, result: Result) -> None:
     show_list(console, result.value, result.title)
 
 
+def _comparison(console: Console, result: Result) -> None:
+    show_comparison(console, result.value, by_task=result.kind == "comparison")
+    _files(console, result.value)
+
+
+def _runs(console: Console, result: Result) -> None:
+    show_runs(console, result.value["runs"])
+
+
 _VIEWS: dict[str, Callable[[Console, Result], None]] = {
     "finetune": _finetune,
     "dry-run": _dry_run,
@@ -240,4 +250,7 @@ _VIEWS: dict[str, Callable[[Console, Result], None]] = {
     "demo": _demo,
     "predict": _predict,
     "list": _list,
+    "comparison": _comparison,
+    "summary": _comparison,
+    "runs": _runs,
 }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gistcli.run.available import listing
+    from gistcli.run.comparing import compare
     from gistcli.run.demonstrating import demo
     from gistcli.run.evaluation import evaluate
     from gistcli.run.exporting import merge
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
     from gistcli.run.planning import dry_run
     from gistcli.run.prediction import predict
     from gistcli.run.smoking import smoke
+    from gistcli.run.surveying import overview
 
 __all__ = [
+    "compare",
     "demo",
     "dry_run",
     "evaluate",
@@ -28,11 +31,13 @@ __all__ = [
     "listing",
     "load",
     "merge",
+    "overview",
     "predict",
     "smoke",
     "visualize",
 ]
 _MODULES = {
+    "compare": "comparing",
     "demo": "demonstrating",
     "dry_run": "planning",
     "evaluate": "evaluation",
@@ -41,6 +46,7 @@ _MODULES = {
     "listing": "available",
     "load": "loading",
     "merge": "exporting",
+    "overview": "surveying",
     "predict": "prediction",
     "smoke": "smoking",
     "visualize": "picturing",
