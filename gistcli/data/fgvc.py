@@ -133,7 +133,7 @@ class Fgvc(Benchmark):
                 if label is not None:
                     records.append(listed.record(file, label, root, f"{split}.json"))
             splits[split] = listed.distinct(split, records)
-        listed.apart(splits)
+        listed.apart(splits, strict=True)
         listed.refuse(home)
         found = Found(splits, warnings=listed.warnings, name=self.name)
         found.warnings += self.told(found)

@@ -78,13 +78,22 @@ class Listed:
             )
         return list(known.values())
 
-    def apart(self, splits: Mapping[str, Sequence[Record]]) -> None:
-        """Notes pictures that are in two splits, which a published division never has."""
-        where: dict[str, str] = {}
+    def apart(self, splits: Mapping[str, Sequence[Record]], *, strict: bool = False) -> None:
+        """Notes pictures that two splits have under different classes; if strict, all they share.
+
+        Those of the same class are told by whoever compares contents, as of any other data.
+        """
+        where: dict[str, tuple[str, str]] = {}
         for split, records in splits.items():
             for record in records:
-                if where.setdefault(record.name, split) != split:
-                    self.problem("in two splits", f"{record.name}: {where[record.name]}, {split}")
+                first, label = where.setdefault(record.name, (split, record.label))
+                if label != record.label:
+                    self.problem(
+                        "that contradict another split",
+                        f"{record.name}: {first} {label}, {split} {record.label}",
+                    )
+                elif strict and first != split:
+                    self.problem("in two splits", f"{record.name}: {first}, {split}")
 
     def refuse(self, place: Path) -> None:
         """Raises one DataError for all problems, if there are any."""

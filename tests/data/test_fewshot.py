@@ -106,7 +106,7 @@ def test_a_path_that_leaves_the_set_is_refused(tmp_path: Path, options: Options)
     with pytest.raises(DataError) as caught:
         open_catalog(options(home, shots=1), base=Path())
     assert "(test_meta.list 4: ../../../etc/passwd) with a path that leaves" in str(caught.value)
-    assert "(images/v0.jpg: val, test) in two splits" in str(caught.value)
+    assert "(images/v0.jpg: val 0, test 1) that contradict another split" in str(caught.value)
 
 
 def test_half_a_set_is_answered_with_the_layout(root: Path, options: Options) -> None:

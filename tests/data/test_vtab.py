@@ -175,7 +175,7 @@ def test_all_that_is_wrong_with_the_lists_is_told_at_once(tmp_path: Path, option
         ("images/val200/000000.png", 0),
         ("images/val200/000000.png", 1),
         ("../../secret.png", 0),
-        ("images/train800/000001.png", 1),
+        ("images/train800/000001.png", 0),
     ]
     home = write_lists(tmp_path / "a" / "b" / "dtd", lists)
     (home / "images/test/000001.png").unlink()
@@ -187,11 +187,22 @@ def test_all_that_is_wrong_with_the_lists_is_told_at_once(tmp_path: Path, option
     assert "1 row (test.txt 2: images/test/000001.png) whose file does not exist" in message
     assert "1 row (val200.txt 3: ../../secret.png) with a path that leaves the folder" in message
     assert "1 row (images/val200/000000.png: 0, 1) that contradict another" in message
-    assert "1 row (images/train800/000001.png: train, val) in two splits" in message
+    assert (
+        "1 row (images/train800/000001.png: train 1, val 0) that contradict another split"
+    ) in message
     assert (
         "2 rows (test.txt 3: images/test/000002.png cat, test.txt 5: word) that are not "
         "`PATH NUMBER`" in message
     )
+
+
+def test_a_picture_of_two_splits_is_told(tmp_path: Path, options: Options) -> None:
+    lists = vtab_lists([0, 1], [0, 1], [1, 0])
+    lists["test.txt"] = [*lists["test.txt"], ("images/train800/000001.png", 1)]
+    catalog = open_catalog(options(write_lists(tmp_path / "dtd", lists)), base=Path())
+    assert catalog.counts() == {"train": 2, "val": 2, "test": 3}
+    twin = "test: images/train800/000001.png = train: images/train800/000001.png"
+    assert any(twin in w and "figures on them are too good" in w for w in catalog.warnings)
 
 
 def test_paths_with_blanks_and_ids_with_zeros_are_read(tmp_path: Path, options: Options) -> None:
