@@ -23,6 +23,7 @@ from gistcli.commands import (
     merge,
     predict,
     schema,
+    sweep,
     visualize,
 )
 from gistcli.commands.options import examples
@@ -74,6 +75,7 @@ def _add(name: str, command: Any, function: Any, panel: str, hidden: bool = Fals
 
 
 _add("finetune", finetune, finetune.finetune, "Train")
+_add("sweep", sweep, sweep.sweep, "Train")
 _add("demo", demo, demo.demo, "Train")
 _add("eval", evaluate, evaluate.evaluate, "Use")
 _add("predict", predict, predict.predict, "Use")
@@ -144,7 +146,7 @@ def _show(result: Any, as_json: bool) -> int:
         emit_json(result.value, sys.stdout)
     else:
         show_result(result, sys.stdout)
-    return 0
+    return int(result.exit_code)
 
 
 def _describe(error: BaseException) -> Any:

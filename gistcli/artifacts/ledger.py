@@ -12,7 +12,7 @@ SWEEP/chosen.json         the chosen configurations, derived from the candidates
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -144,7 +144,14 @@ class Ledger:
             WeightsError: the record cannot be read.
         """
         file = self._failure_path(run)
-        return read_json(file, MEND) if file.is_file() and not self.done(run) else None
+        if not file.is_file() or self.done(run):
+            return None
+        try:
+            return read_json(file, MEND)
+        except WeightsError:
+            if not file.is_file():  # another process tries the run again
+                return None
+            raise
 
     def record_failure(self, run: PlannedRun, error: GistError) -> None:
         """Keep why it failed; it is not tried again unless that is asked for.
@@ -194,36 +201,48 @@ class Ledger:
         Raises:
             StorageError: locks cannot be written there.
         """
-        file = self.path / "locks" / f"{run.id}.lock"
-        with atomic.storage_errors(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(file, blocking=False)
         with contextlib.ExitStack() as held:
             try:
-                with atomic.storage_errors(file):
-                    held.enter_context(lock)
+                held.enter_context(self._lock(run.id, blocking=False))
             except Timeout:
                 yield False
                 return
+            yield True
+
+    @contextmanager
+    def _lock(self, name: str, *, blocking: bool) -> Iterator[None]:
+        file = self.path / "locks" / f"{name}.lock"
+        with contextlib.ExitStack() as held:
+            try:
+                with atomic.storage_errors(file):
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    held.enter_context(FileLock(file, blocking=blocking))
             except NotImplementedError as error:
                 raise StorageError(
                     f"{file} cannot be locked: the file system knows no locks.",
                     "Choose an output folder on another one.",
                 ) from error
-            yield True
+            yield
 
     # --- what was chosen -----------------------------------------------------------------------
 
-    def write_chosen(self, chosen: Sequence[Mapping[str, Any]]) -> None:
+    def update_chosen(self, derive: Callable[[], Sequence[Mapping[str, Any]]]) -> None:
         """Keep the chosen configurations; they can be derived anew at any time.
+
+        Args:
+            derive: gives them; called while no other process does the same, so that what is
+                kept never falls behind.
 
         Raises:
             StorageError: the disk is full or may not be written.
         """
-        atomic.write_json(self.path / CHOSEN, {"chosen": [dict(c) for c in chosen]})
+        with self._lock("chosen", blocking=True):
+            chosen = [dict(c) for c in derive()]
+            if chosen != self.read_chosen():
+                atomic.write_json(self.path / CHOSEN, {"chosen": chosen})
 
     def read_chosen(self) -> list[dict[str, Any]]:
-        """What `write_chosen` kept; empty where nothing was chosen yet.
+        """What `update_chosen` kept; empty where nothing was chosen yet.
 
         Raises:
             WeightsError: it cannot be read.

@@ -16,6 +16,7 @@ from gistcli.console.comparisons import show_comparison, show_runs
 from gistcli.console.listed import show_list
 from gistcli.console.progress import duration
 from gistcli.console.reporter import open_console
+from gistcli.console.sweeps import show_plan, show_sweep
 from gistcli.console.tables import make_table, make_tree
 
 _MANY = 20
@@ -30,12 +31,14 @@ class Result:
         value: the JSON value.
         title: heads the view where the kind has room for one.
         as_json: printed as JSON also without `--json`.
+        exit_code: 1 where the command did its work and part of it failed.
     """
 
     kind: str
     value: Any
     title: str = ""
     as_json: bool = False
+    exit_code: int = 0
 
 
 def emit_json(value: Any, stream: TextIO) -> None:
@@ -243,6 +246,14 @@ def _runs(console: Console, result: Result) -> None:
     show_runs(console, result.value["runs"])
 
 
+def _sweep(console: Console, result: Result) -> None:
+    show_sweep(console, result.value)
+
+
+def _sweep_dry_run(console: Console, result: Result) -> None:
+    show_plan(console, result.value)
+
+
 _VIEWS: dict[str, Callable[[Console, Result], None]] = {
     "finetune": _finetune,
     "dry-run": _dry_run,
@@ -250,6 +261,8 @@ _VIEWS: dict[str, Callable[[Console, Result], None]] = {
     "demo": _demo,
     "predict": _predict,
     "list": _list,
+    "sweep": _sweep,
+    "sweep-dry-run": _sweep_dry_run,
     "comparison": _comparison,
     "summary": _comparison,
     "runs": _runs,

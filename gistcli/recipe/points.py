@@ -67,11 +67,9 @@ def _value(axis: Axis, value: Any, u: float, given: Mapping[str, Any]) -> Any:
     """A plain value; of a Range the one at u, low (high / low)^u."""
     if not isinstance(value, Factor | Range):
         return value
-    base = given.get(axis.key)
-    number = isinstance(base, int | float) and not isinstance(base, bool)
-    method = given["method.name"]
+    base, method = given.get(axis.key), given["method.name"]
     if isinstance(value, Factor):
-        if not number:
+        if not isinstance(base, int | float) or isinstance(base, bool):
             text = f"{value} multiplies a number, but with {method} it is {yaml.inline(base)}"
             raise refusal("--grid", [Problem(axis.key, text)], {})
         return round(base * value.by) if isinstance(base, int) else _tidy(base * value.by, 12)
@@ -93,13 +91,13 @@ def _tidy(value: float, digits: int) -> float:
 
 
 def with_method(recipe: Recipe, name: str) -> Recipe:
-    """The same recipe for another method: the options of the first are left behind.
+    """The same recipe for another method: options and published figures of the first stay behind.
 
     What `optim` leaves null then means the recommendation of the new one.
     """
     if name == recipe.method["name"]:
         return recipe
-    return Recipe.model_validate({**recipe.as_dict(), "method": {"name": name}})
+    return Recipe.model_validate({**recipe.as_dict(), "method": {"name": name}, "published": None})
 
 
 def with_values(recipe: Recipe, values: Mapping[str, Any], origin: str) -> Recipe:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from gistcli.run.prediction import predict
     from gistcli.run.smoking import smoke
     from gistcli.run.surveying import overview
+    from gistcli.run.sweep_estimate import sweep_dry_run
+    from gistcli.run.sweeping import sweep
 
 __all__ = [
     "compare",
@@ -34,6 +36,8 @@ __all__ = [
     "overview",
     "predict",
     "smoke",
+    "sweep",
+    "sweep_dry_run",
     "visualize",
 ]
 _MODULES = {
@@ -49,6 +53,8 @@ _MODULES = {
     "overview": "surveying",
     "predict": "prediction",
     "smoke": "smoking",
+    "sweep": "sweeping",
+    "sweep_dry_run": "sweep_estimate",
     "visualize": "picturing",
 }
 

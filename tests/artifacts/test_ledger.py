@@ -178,5 +178,5 @@ def test_what_was_chosen_can_be_written_again(ledger: Ledger) -> None:
     assert ledger.read_chosen() == []
     for figure in (0.5, 0.75):
         entry = {"method": "gift", "point": {"optim.lr": 1e-3}, "value": figure}
-        ledger.write_chosen([entry])
+        ledger.update_chosen(lambda entry=entry: [entry])  # type: ignore[misc]
         assert Ledger.open(ledger.path).read_chosen() == [entry]

@@ -192,12 +192,13 @@ def test_a_range_of_fractions_for_a_whole_number_is_refused() -> None:
 def test_another_method_leaves_the_options_of_the_first_behind_and_keeps_what_optim_says() -> None:
     recipe = Recipe.model_validate(
         {"model": {"name": "m"}, "data": {"path": "p"}, "method": {"name": "gift", "rank": 3},
-         "optim": {"lr": 0.5}}
+         "optim": {"lr": 0.5}, "published": {"value": 0.9, "metric": "test/accuracy"}}
     )  # fmt: skip
     other = with_method(recipe, "lora")
     assert other.method["rank"] != 3
     assert (other.optim.lr, other.optim.head_lr) == (0.5, None)
-    assert with_method(recipe, "gift").method["rank"] == 3
+    assert other.published is None
+    assert with_method(recipe, "gift") is recipe
 
 
 def test_values_are_validated_like_any_others() -> None:
