@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gistcli import atomic
-from gistcli.artifacts.comparison_sections import Value, title_of
+from gistcli.artifacts.comparison_sections import Value, summary_name, title_of
 from gistcli.artifacts.comparison_text import latex, markdown
 from gistcli.evaluate.comparison_plots import (
     Curves,
@@ -163,11 +163,10 @@ def _summary(row: Value, value: Value) -> Any:
 
 
 def _summary_name(value: Value) -> str:
-    count = len(value["tasks"])
-    if count == 1:
+    if len(value["tasks"]) == 1:
         return f"{value['metric']} on {value['tasks'][0]}"
-    over = f"{len(value['groups'])} groups" if value["groups"] else f"{count} tasks"
-    return f"{value['metric']}, mean of {over}"
+    key = "mean_of_groups" if value["groups"] else "mean_of_tasks"
+    return f"{value['metric']}, {summary_name(value, key)}"
 
 
 def _dots(value: Value) -> Iterator[Dot]:

@@ -69,7 +69,18 @@ def sections(value: Value, by_task: bool = True) -> list[Section]:
 def title_of(value: Value) -> str:
     """What a comparison is of, in one line."""
     runs = sum(len(row["runs"]) for row in value["rows"])
-    return f"{value['metric']} of {runs} runs in {', '.join(value['from'])}"
+    return f"{value['metric']} of {counted(runs, 'run')} in {', '.join(value['from'])}"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 task`, `19 tasks`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def summary_name(value: Value, key: str) -> str:
+    """The name of a row's mean: `mean of 3 groups`, `mean of 19 tasks`."""
+    over = key.removeprefix("mean_of_")
+    return f"mean of {counted(len(value[over]), over.removesuffix('s'))}"
 
 
 def percent(metric: str, figure: float) -> str:
@@ -114,45 +125,47 @@ def _first(value: Value, narrow: bool) -> list[_Column]:
     found += [_group(name, len(members)) for name, members in groups.items()]
     both = []
     if groups:
-        both.append((f"mean of {len(groups)} groups", "mean_of_groups"))
+        both.append("mean_of_groups")
     if len(tasks) > 1 or not narrow:
-        both.append((f"mean of {len(tasks)} tasks", "mean_of_tasks"))
-    found += [_mean(name, key) for name, key in both]
+        both.append("mean_of_tasks")
+    found += [_mean(summary_name(value, key), key) for key in both]
     if any(row["best_test"] for row in value["rows"]):
-        found.append(_best_test(*(both[0] if both else ("", "mean_of_tasks"))))
+        name = f": {summary_name(value, both[0])}" if both else ""
+        found.append(_best_test(name, both[0] if both else "mean_of_tasks"))
     return found
 
 
 def _best_test(name: str, key: str) -> _Column:
-    title = f"{BEST_TEST}: {name}" if name else BEST_TEST
-    return _Column(title, lambda r: (r["best_test"] or {}).get(key), lambda p: None)
+    return _Column(f"{BEST_TEST}{name}", lambda r: (r["best_test"] or {}).get(key), lambda p: None)
 
 
 def _figures(value: Value, title: str, columns: Sequence[_Column], lead: bool = False) -> Section:
     """Rows over columns of figures; `lead` puts parameters, configurations and seeds first."""
-    metric = value["metric"]
-    of_row: dict[str, list[Value]] = {}
-    for one in value["published"]:
-        of_row.setdefault(one["row"], []).append(one)
-    best = [_best([c.ours(row) for row in value["rows"]], metric) for c in columns]
+    metric, rows = value["metric"], value["rows"]
     ahead = ("trained", "tried", "seeds") if lead else ()
+    best = [_best([c.ours(row) for row in rows], metric) for c in columns]
     lines = []
-    for row in value["rows"]:
+    for row in rows:
         cells = [c.ours(row) for c in columns]
         texts = [_cell(metric, x, c.interval) for x, c in zip(cells, columns, strict=True)]
+        own = tuple(_count(row[key]) for key in ("parameters", "tried", "seeds")) if lead else ()
+        first = 1 + len(own)
         marked = {
-            1 + len(ahead) + i
+            first + i
             for i, x in enumerate(cells)
-            if len(value["rows"]) > 1 and x and percent(metric, x["mean"]) == best[i]
+            if len(rows) > 1 and x and percent(metric, x["mean"]) == best[i]
         }
-        own = (_count(row["parameters"]), _count(row["tried"]), _span(row["seeds"])) if lead else ()
         lines.append(Line((row["name"], *own, *texts), frozenset(marked)))
-        for one in of_row.get(row["name"], ()):
-            theirs = [c.published(one) for c in columns]
-            texts = [NONE if x is None else percent(metric, x) for x in theirs]
-            own = (_count(one["parameters"]), "", "") if lead else ()
-            lines.append(Line((_published_name(one), *own, *texts), published=True))
+        papers = [one for one in value["published"] if one["row"] == row["name"]]
+        lines += [_published_line(metric, one, columns, lead) for one in papers]
     return Section(title, ("method", *ahead, *(c.name for c in columns)), tuple(lines))
+
+
+def _published_line(metric: str, one: Value, columns: Sequence[_Column], lead: bool) -> Line:
+    theirs = [c.published(one) for c in columns]
+    texts = [NONE if x is None else percent(metric, x) for x in theirs]
+    own = (_count(one["parameters"]), "", "") if lead else ()
+    return Line((_published_name(one), *own, *texts), published=True)
 
 
 def _published_name(one: Value) -> str:
@@ -216,10 +229,9 @@ def _differences(value: Value, narrow: bool) -> Section:
     lines = []
     for one in value["differences"]:
         cells = dict(one["tasks"]) if narrow else dict(one["groups"])
-        if one["mean_of_groups"]:
-            cells[f"mean of {len(value['groups'])} groups"] = one["mean_of_groups"]
-        if one["mean_of_tasks"] and len(value["tasks"]) > 1:
-            cells[f"mean of {len(value['tasks'])} tasks"] = one["mean_of_tasks"]
+        for key in ("mean_of_groups", "mean_of_tasks"):
+            if one[key] and len(value["tasks"]) > 1:
+                cells[summary_name(value, key)] = one[key]
         for over, cell in cells.items():
             texts = _points(cell), _interval(cell["interval"])
             both, deviation = cell["interval_with_seeds"], cell["deviation"]
@@ -257,7 +269,3 @@ def _count(span: Mapping[str, float] | None) -> str:
 def _number(span: Mapping[str, float] | None, form: str, unit: float = 1) -> str:
     """The mean over the runs of a row."""
     return NONE if span is None else form.format(span["mean"] / unit)
-
-
-def _span(numbers: Sequence[int]) -> str:
-    return str(numbers[0]) if len(numbers) == 1 else f"{min(numbers)} to {max(numbers)}"

@@ -20,7 +20,7 @@ def compare(
     runs: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[RUN|DIR]...",
+            metavar="RUN|DIR",
             help="Runs, folders that hold some, sweeps. Without any: what lies in runs/.",
             show_default=False,
         ),
@@ -45,7 +45,10 @@ def compare(
     ] = True,
     best_test: Annotated[
         bool,
-        typer.Option("--best-test", help="Also the best on test of all evaluations, as labelled."),
+        typer.Option(
+            "--best-test",
+            help="Also the best on test of all evaluations, which is selected on test.",
+        ),
     ] = False,
     paired: Annotated[
         bool,

@@ -70,7 +70,8 @@ def about_differences(
         notes.append(f"few test examples, so rough intervals: {listed(small)}")
     if len(cells) > 1:
         notes.append(
-            f"{len(cells)} differences by task: at 95 % about one in twenty leaves 0 by chance"
+            f"{len(cells)} differences by task: where there is none, about one interval in twenty "
+            "excludes 0 all the same"
         )
     return notes
 

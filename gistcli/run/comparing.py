@@ -63,6 +63,7 @@ def compare(
     if paired and len(rows) > 1 and name == PAIRED:
         found = differences(rows, against, tasks, groups, split, reporter)
     papers = published_rows(rows, metric, tasks, groups, notes) if published else []
+    caveats = [*about_rows(rows, tasks, split), *about_differences(found, rows, metric)]
     value = {
         "metric": metric,
         "from": [str(path) for path in paths],
@@ -73,7 +74,7 @@ def compare(
         "differences": found,
         "published": papers,
         "files": {},
-        "notes": [*notes, *about_rows(rows, tasks, split), *about_differences(found, rows, metric)],
+        "notes": list(dict.fromkeys([*notes, *caveats])),
     }
     if output is not None:
         value["files"] = write_comparison(output, value, _histories(rows, name))

@@ -19,15 +19,15 @@ from gistcli.run.rows import Row
 WITHOUT = "Compare fewer runs, or leave the differences out: --no-differences."
 COLUMNS = ("name", "label", "correct")
 _AGREE = 1e-6
-"""Between the accuracy of a result and that of its predictions: they are stored to the bit."""
+"""Largest difference between the accuracy of a result and that of its own predictions."""
 
 
 @dataclass(frozen=True)
 class _Read:
     """predictions/SPLIT.csv: names and labels of N examples, and (N,) whether they were right."""
 
-    names: tuple[str, ...]
-    labels: tuple[str, ...]
+    names: list[str]
+    labels: list[str]
     correct_N: np.ndarray
 
 
@@ -97,7 +97,7 @@ def read_outcomes(entry: Entry, split: str) -> _Read:
     """What a run got right, checked against its result.
 
     Raises:
-        DataError: the file is missing, damaged or names an example twice.
+        DataError: the file is missing or damaged, or names an example twice.
         WeightsError: it belongs to another result.
     """
     path = entry.run.predictions_path(split)
@@ -115,19 +115,25 @@ def read_outcomes(entry: Entry, split: str) -> _Read:
     return _Read(names, labels, correct_N)
 
 
-def _read_columns(path: Path) -> tuple[tuple[str, ...], tuple[str, ...], list[int]]:
+def _read_columns(path: Path) -> tuple[list[str], list[str], list[int]]:
+    """Names, labels and outcomes; column by column, for a test set may have 70,000 lines."""
+    names, labels, correct = [], [], []
     try:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.reader(file)
             header = next(reader, [])
-            places = [header.index(name) for name in COLUMNS]
-            cells = [[row[place] for place in places] for row in reader]
-            names, labels, correct = zip(*cells, strict=True) if cells else ((), (), ())
-            return names, labels, [int(c) for c in correct]
+            name, label, right = (header.index(column) for column in COLUMNS)
+            for row in reader:
+                names.append(row[name])
+                labels.append(row[label])
+                correct.append(int(row[right]))
+        if not set(correct) <= {0, 1}:
+            raise ValueError(f"'correct' is {max(correct, key=abs)}, not 0 or 1")
     except (OSError, ValueError, IndexError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read: {error}.", f"Copy the run again. {WITHOUT}") from (
-            error
-        )
+        raise DataError(
+            f"{path} cannot be read: {error}.", f"Copy the run again. {WITHOUT}"
+        ) from error
+    return names, labels, correct
 
 
 def _outcomes(
@@ -157,7 +163,7 @@ def _aligned(read: _Read, first: _Read, entry: Entry) -> np.ndarray:
                 WITHOUT,
             )
         order = [place[name] for name in first.names]
-        labels = tuple(read.labels[i] for i in order)
+        labels = [read.labels[i] for i in order]
         read = _Read(first.names, labels, read.correct_N[order])
     if read.labels != first.labels:
         pairs = zip(first.names, read.labels, first.labels, strict=True)

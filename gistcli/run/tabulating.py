@@ -26,7 +26,7 @@ def row_figures(
         "tasks": {t: _cell(row.tasks[t], metric) for t in tasks if t in row.tasks},
         **_means(means(row.figures(metric), tasks, groups)),
         "missing": [task for task in tasks if task not in row.tasks],
-        "seeds": sorted({len(runs) for runs in row.tasks.values()}),
+        "seeds": _range([len(runs) for runs in row.tasks.values()]),
         "parameters": _range([trained_parameters(entry.result) for entry in entries]),
         "head": _range([(e.result.get("parameters") or {}).get("head") for e in entries]),
         "seconds": _range([e.result.get("seconds") for e in entries]),

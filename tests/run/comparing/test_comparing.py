@@ -252,3 +252,10 @@ def test_the_value_is_json(family: Path) -> None:
     value = run.compare([family], best_test=True)
     assert json.loads(json.dumps(value, allow_nan=False)) == value
     assert {"metric", "rows", "differences", "groups", "published", "files", "notes"} <= set(value)
+
+
+def test_an_outcome_is_0_or_1(tmp_path: Path, make_run: Make) -> None:
+    a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", method="lora")
+    path = b / "predictions" / "test.csv"
+    path.write_text(path.read_text().replace(",1,0.8", ",300,0.8", 1))
+    refused([a, b], tmp_path / "out", DataError, "'correct' is 300, not 0 or 1")
