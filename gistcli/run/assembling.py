@@ -94,14 +94,22 @@ def site_rows(sites: Sequence[Site]) -> list[dict[str, Any]]:
     ]
 
 
-def say_parameters(assembly: Assembly, reporter: Reporter) -> None:
-    """Trained against all, the head apart, and whether the result merges."""
+def say_parameters(assembly: Assembly, reporter: Reporter, *, head: bool = True) -> None:
+    """Trained against all, the head apart, and whether the result merges.
+
+    Args:
+        assembly: what is counted.
+        reporter: gets the lines.
+        head: whether its classes are known; else it is left out of all counts.
+    """
     counts = assembly.parameters()
-    share = 100 * counts["trainable"] / counts["total"]
+    less = 0 if head else counts["head"]
+    trainable, total = counts["trainable"] - less, counts["total"] - less
     reporter.say(
-        f"trainable params: {counts['trainable']:,} || all params: {counts['total']:,} || "
-        f"trainable%: {share:.4f}  ({assembly.method.label()} {counts['method']:,}, "
-        f"head {counts['head']:,})"
+        f"trainable params: {trainable:,} || all params: {total:,} || "
+        f"trainable%: {100 * trainable / total:.4f}  "
+        f"({assembly.method.label()} {counts['method']:,}, "
+        f"head {format(counts['head'], ',') if head else 'unknown'})"
     )
     reason = assembly.tuner.merge_refusal()
     reporter.say(f"merge: {'exact' if reason is None else f'no: {reason}'}")

@@ -92,6 +92,7 @@ def _resume(recipe: Recipe, run: RunDirectory) -> Place:
 def _folder(recipe: Recipe) -> Path:
     if recipe.output.dir != "auto":
         return Path(recipe.output.dir)
-    names = (recipe.method["name"], recipe.model.name, recipe.data.path)
+    data = recipe.data.subset or recipe.data.path
+    names = (recipe.method["name"], recipe.model.name, data)
     stem = "-".join(Path(n.rpartition(":")[2]).stem if ":" in n else Path(n).name for n in names)
     return free_path(Path("runs"), stem)

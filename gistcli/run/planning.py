@@ -39,7 +39,7 @@ def dry_run(recipe: Recipe, *, reporter: Reporter = SILENT) -> dict[str, Any]:
         reporter.warn("Without data the classes are unknown: counts are without the head.")
     else:
         reporter.say(f"counted without the data: a head of {classes} classes (data.classes)")
-    say_parameters(assembly, reporter)
+    say_parameters(assembly, reporter, head=classes is not None)
     _warn_of_files(assembly.method, reporter)
     say_defaults(recipe, reporter)
     plan = training_plan(recipe)

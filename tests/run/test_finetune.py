@@ -24,6 +24,7 @@ from gistcli.cli import invoke
 from gistcli.errors import Diverged, Interrupted, NotSupported, Refused
 from gistcli.recipe import Recipe
 from gistcli.reporting import Reporter
+from gistcli.run.placing import settle
 
 Make = Callable[..., Recipe]
 
@@ -238,6 +239,14 @@ def test_a_dry_run_says_what_it_could_not_look_at(recipe: Make) -> None:
     assert found["parameters"]["head"] is None
     assert found["parameters"]["trainable"] == found["parameters"]["method"] == 512
     assert any("not looked at: data" in line for line in listener.lines)
+    (counted,) = [line for line in listener.lines if line.startswith("trainable params")]
+    assert counted.startswith("trainable params: 512 ")
+    assert counted.endswith("(gift 512, head unknown)")
+
+
+def test_an_automatic_folder_is_called_by_the_set_of_a_benchmark(recipe: Make) -> None:
+    place = settle(recipe(data={"path": "vtab-1k", "subset": "cifar"}), None, "auto", False)
+    assert place.run.path.name == "gift-gist_vit_nano-cifar-1"
 
 
 def test_smoke_goes_through_everything_and_leaves_nothing(
