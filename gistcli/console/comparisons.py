@@ -26,6 +26,7 @@ def show_comparison(console: Console, value: Mapping[str, Any], by_task: bool) -
     """All tables (the best bold, what is published grey), then what has to be known of them."""
     console.print(escape(title_of(value)), soft_wrap=True)
     for section in sections(value, by_task):
+        console.print(f"[italic]{escape(section.title)}[/]", soft_wrap=True)
         console.print(_table(section))
     for note in [*value["notes"], *source_lines(value)]:
         console.print(escape(f"- {note}"), soft_wrap=True)
@@ -51,7 +52,7 @@ def show_runs(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _table(section: Section) -> Table:
-    table = Table(title=escape(section.title), title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
     for name in section.columns:
         side: Any = "left" if name in TEXT else "right"
         head = "\n".join(textwrap.wrap(name, HEAD, break_long_words=False))
