@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gistcli.artifacts.ledger import Ledger, PlannedRun
-from gistcli.errors import GistError, Refused
+from gistcli.data import expected_counts
+from gistcli.errors import GistError, NotFound
 from gistcli.recipe import Recipe
 from gistcli.reporting import SILENT, Reporter
 from gistcli.run import sweep_opening
@@ -44,6 +45,7 @@ def sweep_dry_run(
     ledger = sweep_opening.find(plan, output) if output is not None else None
     estimate = _Estimate(plan, ledger, reporter)
     rows = [estimate.row(cell) for cell in plan.cells]
+    estimate.say_missing()
     hours = [row["hours"] for row in rows if row["hours"] is not None]
     unknown = sum(row["hours"] is None for row in rows)
     if unknown:
@@ -71,6 +73,8 @@ class _Estimate:
     sizes: dict[tuple[str, ...], tuple[Sizes, int] | None] = field(default_factory=dict)
     rates: dict[str, float] = field(default_factory=dict)
     measured: int = 0
+    missing: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
 
     def row(self, cell: Cell) -> dict[str, Any]:
         """One recipe, task and method."""
@@ -112,7 +116,7 @@ class _Estimate:
         try:
             each = [self._of_run(cell, run) for run in left]
         except GistError as error:
-            self._not_looked_at(cell.name, error)
+            self.refused[cell.name] = error.message
             return None
         return None if None in each else sum(s for s in each if s is not None)
 
@@ -131,16 +135,18 @@ class _Estimate:
         key = (data.model_dump_json(), run.role)
         if key in self.sizes:
             return self.sizes[key]
-        self.sizes[key] = None
         try:
             catalog = self.shelf.catalog(data, None)
-        except Refused as error:  # not there; data that are there and bad are an error
-            self._not_looked_at(cell.task or cell.label, error)
-            return None
-        counts = catalog.counts()
-        test = counts.get("test", 0) if run.role == "final" else 0
-        sizes = Sizes(counts["train"], counts.get("val", 0), test)
-        self.sizes[key] = sizes, len(catalog.classes)
+            counts: Mapping[str, int] | None = catalog.counts()
+            classes = len(catalog.classes)
+        except NotFound as error:  # data that are there and bad are an error
+            counts, classes = expected_counts(data), data.classes or 1
+            what = "" if counts else ", whose size is not known either"
+            self.missing.setdefault(f"{cell.task or cell.label}{what}", error.message)
+        self.sizes[key] = None
+        if counts is not None:
+            test = counts.get("test", 0) if run.role == "final" else 0
+            self.sizes[key] = Sizes(counts["train"], counts.get("val", 0), test), classes
         return self.sizes[key]
 
     def _rate(self, recipe: Recipe) -> float:
@@ -152,5 +158,11 @@ class _Estimate:
             self.rates[name] = probe(device, precision)
         return self.rates[name]
 
-    def _not_looked_at(self, what: str, error: GistError) -> None:
-        self.reporter.warn(f"not looked at: {what} ({error.message})")
+    def say_missing(self) -> None:
+        """One line for data that are not there, one for each network that cannot be built."""
+        if self.missing:
+            names, message = list(self.missing), next(iter(self.missing.values()))
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            self.reporter.warn(f"not looked at: data of {', '.join(names[:3])}{more} ({message})")
+        for name, message in self.refused.items():
+            self.reporter.warn(f"cannot be trained: {name} ({message})")
