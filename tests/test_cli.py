@@ -14,7 +14,18 @@ import pytest
 from gistcli import __version__
 from gistcli.cli import invoke
 
-COMMANDS = ("finetune", "eval", "predict", "merge", "visualize", "list", "inspect", "schema")
+COMMANDS = (
+    "finetune",
+    "sweep",
+    "compare",
+    "eval",
+    "predict",
+    "merge",
+    "visualize",
+    "list",
+    "inspect",
+    "schema",
+)
 GOOD = "model: {name: gist_vit_nano}\ndata: {path: digits}\n"
 Captured = pytest.CaptureFixture[str]
 

@@ -62,7 +62,8 @@ Seeds = Annotated[
 Grid = Annotated[
     list[str] | None,
     _option(
-        "Values to choose from; x0.3 multiplies the recipe's own. May be repeated.",
+        "Values to choose from; x0.3 multiplies the recipe's own; KEY+KEY go together. May be "
+        "repeated.",
         "[METHOD,...:]KEY=V,V",
         panel=_SEARCH,
     ),

@@ -1,4 +1,4 @@
-"""Grids of a sweep: what `--grid [METHODS:]section.key=V1,V2` may say, and what is wrong in it."""
+"""Grids of a sweep: what `--grid [METHODS:]KEY[+KEY]=V1,V2` may say, and what is wrong in it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gistcli.recipe import yaml
 from gistcli.recipe.model import MAY_CHANGE, Recipe
 from gistcli.recipe.problems import Problem, every_key, method_options, refusal, section_keys
 
-FORM = "expected [METHOD,...:]section.key=VALUE,VALUE"
+FORM = "expected [METHOD,...:]section.key[+section.key]=VALUE,VALUE"
 DECIDED = {
     "seed": "--seeds and --search-seeds say it",
     "task.name": "--tasks says it",
@@ -65,7 +65,7 @@ class Axis:
     """One `--grid`.
 
     Attributes:
-        key: dotted key of the recipe.
+        key: dotted key of the recipe, or several joined by `+` that go together.
         values: plain ones, Factor or Range.
         methods: those that it is limited to; empty for all.
     """
@@ -73,6 +73,11 @@ class Axis:
     key: str
     values: tuple[Any, ...]
     methods: tuple[str, ...] = ()
+
+    @property
+    def keys(self) -> list[str]:
+        """The dotted keys that take each value."""
+        return self.key.split("+")
 
     def concerns(self, method: str) -> bool:
         """Whether it is a method's."""
@@ -104,8 +109,8 @@ def parse_axis(text: str) -> Axis:
     left, equals, right = text.partition("=")
     limited, _, key = left.rpartition(":")
     methods = tuple(method_name(m.strip()) for m in limited.split(",")) if limited else ()
-    key = key.strip()
-    if not equals or not all(key.split(".")):
+    key = "+".join(part.strip() for part in key.split("+"))
+    if not equals or not all(all(part.split(".")) for part in key.split("+")):
         raise RecipeError(f"--grid {text}: {FORM}.", "E.g. --grid optim.lr=1e-3,3e-3")
     values, _ = yaml.parse(f"[{right}]", f"--grid {key}")
     if not values:
@@ -169,16 +174,22 @@ def _problems(
     for name in absent:
         yield f"{name!r} is not among the methods of this sweep. {did_you_mean(name, methods)}"
     concerned = [m for m in axis.methods or methods if m not in absent]
-    refused = DECIDED.get(axis.key) or _without_effect(axis.key)
-    unknown = None if refused else _unknown(axis.key, concerned)
-    if refused or unknown:
-        yield str(refused or unknown)
-    same = [a for a in others if a.key == axis.key]
-    twice = [m for m in concerned if any(a.concerns(m) for a in same)]
-    if twice:
-        yield f"given twice for {', '.join(twice)}"
+    for key in axis.keys:
+        refused = DECIDED.get(key) or _without_effect(key)
+        unknown = None if refused else _unknown(key, concerned)
+        if refused or unknown:
+            yield _of(key, axis, str(refused or unknown))
+        same = [a for a in others if key in a.keys]
+        twice = [m for m in concerned if any(a.concerns(m) for a in same)]
+        if twice or axis.keys.count(key) > 1:
+            yield _of(key, axis, f"given twice for {', '.join(twice or concerned)}")
     if axis.endless and not random:
         yield "a range such as 1e-4..1e-2 needs --random N, which draws N configurations"
+
+
+def _of(key: str, axis: Axis, text: str) -> str:
+    """The text, with its key in front where the axis has several."""
+    return text if key == axis.key else f"{key}: {text}"
 
 
 def _without_effect(key: str) -> str | None:

@@ -44,7 +44,11 @@ def points(axes: Sequence[Axis], recipe: Recipe, number: int | None = None) -> l
         drawn = ([_draw(a, i) for a in mine] for i in range(_ATTEMPTS * number))
     found: dict[str, Point] = {}
     for values in drawn:
-        point = {a.key: _value(a, v, u, given) for a, (v, u) in zip(mine, values, strict=True)}
+        point = {
+            key: _value(key, v, u, given)
+            for axis, (v, u) in zip(mine, values, strict=True)
+            for key in axis.keys
+        }
         found.setdefault(canonical(point), point)
         if len(found) == number:
             break
@@ -63,21 +67,21 @@ def _draw(axis: Axis, number: int) -> tuple[Any, float]:
     return axis.values[int(position)], position % 1
 
 
-def _value(axis: Axis, value: Any, u: float, given: Mapping[str, Any]) -> Any:
+def _value(key: str, value: Any, u: float, given: Mapping[str, Any]) -> Any:
     """A plain value; of a Range the one at u, low (high / low)^u."""
     if not isinstance(value, Factor | Range):
         return value
-    base, method = given.get(axis.key), given["method.name"]
+    base, method = given.get(key), given["method.name"]
     if isinstance(value, Factor):
         if not isinstance(base, int | float) or isinstance(base, bool):
             text = f"{value} multiplies a number, but with {method} it is {yaml.inline(base)}"
-            raise refusal("--grid", [Problem(axis.key, text)], {})
+            raise refusal("--grid", [Problem(key, text)], {})
         return round(base * value.by) if isinstance(base, int) else _tidy(base * value.by, 12)
     bounds = (value.low, value.high)
     whole = all(isinstance(b, int) for b in bounds)
     if isinstance(base, int) and not whole:
         text = f"{value} has fractions, but with {method} it is a whole number"
-        raise refusal("--grid", [Problem(axis.key, text)], {})
+        raise refusal("--grid", [Problem(key, text)], {})
     drawn = value.low * (value.high / value.low) ** u
     return round(drawn) if whole and not isinstance(base, float) else _tidy(drawn, 4)
 

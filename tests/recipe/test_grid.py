@@ -54,7 +54,7 @@ def test_an_axis_as_plain_values_is_the_same_for_the_same_meaning() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("optim.lr", r"expected \[METHOD,...:\]section.key=VALUE"),
+        ("optim.lr", r"expected \[METHOD,...:\]section.key\[\+section.key\]=VALUE"),
         ("=3", "expected"),
         ("optim..lr=3", "expected"),
         ("optim.lr=", "no values"),
@@ -135,6 +135,28 @@ def test_a_grid_is_the_product_in_the_order_it_was_given() -> None:
         (1e-3, 8), (1e-3, 32), (3e-3, 8), (3e-3, 32), (9e-4, 8), (9e-4, 32),
     ]  # fmt: skip
     assert isinstance(found[0]["method.rank"], int)
+
+
+def test_keys_that_are_joined_go_together() -> None:
+    axes = parse_grid(["optim.lr + optim.head_lr=x1,x3", "linear:optim.weight_decay=0.0"], METHODS)
+    assert points(axes, make()) == [
+        {"optim.lr": 3e-3, "optim.head_lr": 1e-2},
+        {"optim.lr": 9e-3, "optim.head_lr": 3e-2},
+    ]
+    drawn = points(
+        parse_grid(["optim.lr+optim.head_lr=1e-4..1e-2"], METHODS, random=True), make(), 5
+    )
+    assert len(drawn) == 5
+    assert all(point["optim.lr"] == point["optim.head_lr"] for point in drawn)
+
+
+def test_each_of_joined_keys_has_to_be_one() -> None:
+    found = problems("optim.lr+optim.head=1e-3", "method.rank+optim.lr=4", "optim.lr+optim.lr=1")
+    assert "optim.lr+optim.head: optim.head: unknown key. Did you mean 'head_lr'?" in found
+    assert "method.rank+optim.lr: method.rank: no option of linear" in found
+    assert "method.rank+optim.lr: optim.lr: given twice for gift, linear, lora" in found
+    assert "optim.lr+optim.lr: optim.lr: given twice" in found
+    assert "expected [METHOD,...:]section.key[+section.key]" in problems("optim.lr+=1e-3")
 
 
 def test_equal_configurations_are_one() -> None:
