@@ -138,7 +138,7 @@ def sweep(
         "--device": ("train.device", device),
     }
     named = _names("--methods", methods), _names("--tasks", tasks)
-    counted = numbers(seeds) or (), numbers(search_seeds) or ()
+    counted = _seeds("--seeds", seeds), _seeds("--search-seeds", search_seeds)
     from gistcli import console
 
     with console.working("sweep") as reporter:
@@ -183,6 +183,14 @@ def _names(flag: str, text: str | None) -> list[str]:
     if not found:
         raise typer.BadParameter(f"{flag} names nothing.")
     return found
+
+
+def _seeds(flag: str, text: str | None) -> list[int]:
+    """`0,2-4` as a list; none where nothing was given."""
+    found = numbers(text)
+    if found == []:
+        raise typer.BadParameter(f"{flag}: {text} names nothing.")
+    return found or []
 
 
 def _shard(text: str | None, output_dir: Path | None, dry_run: bool) -> tuple[int, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from accelerate import Accelerator
 from gistcli import registry
 from gistcli.artifacts.predictions import write_predictions
 from gistcli.artifacts.tuner_file import BackboneInfo, TunerInfo
-from gistcli.errors import Interrupted
+from gistcli.errors import Diverged, Interrupted
 from gistcli.evaluate.classify import Predictions, predict, scalars, score
 from gistcli.evaluate.plots import write_classification_plots
 from gistcli.methods.base import Method
@@ -190,12 +191,21 @@ def _extras(fitted: FitResult) -> dict[str, float]:
 
 
 def _figures(job: Job, reporter: Reporter) -> dict[str, dict[str, Any]]:
-    """Figures of val and test; what they rest on is kept in the run."""
+    """Figures of val and test; what they rest on is kept in the run.
+
+    Raises:
+        Diverged: the last update left weights that give no finite loss.
+    """
     figures: dict[str, dict[str, Any]] = {}
     for split in ("val", "test"):
         if split in job.splits:
             outputs = _predict(job, split, reporter)
             figures[split] = score(outputs, job.catalog.classes)
+            if not math.isfinite(figures[split]["loss"]):  # only the last update can do that
+                raise Diverged(
+                    f"The loss on {split} is {figures[split]['loss']} with the trained weights.",
+                    "Try to lower optim.lr and optim.head_lr.",
+                )
             _keep_outputs(job, split, outputs, figures[split])
     return figures
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gistcli.artifacts.ledger import Ledger, PlannedRun
+from gistcli.errors import Refused, did_you_mean
 from gistcli.recipe.points import Point, canonical
 from gistcli.run.sweep_plan import Cell, SweepPlan
 from gistcli.train.plan import LOWER_IS_BETTER
@@ -67,6 +68,7 @@ def choose(plan: SweepPlan, ledger: Ledger, cell: Cell) -> Choice | None:
 
     Raises:
         WeightsError: a result that cannot be read.
+        Refused: the metric is none of those that were measured.
     """
     runs = plan.candidates(cell)
     groups: dict[str, list[PlannedRun]] = {}
@@ -101,4 +103,10 @@ def choose(plan: SweepPlan, ledger: Ledger, cell: Cell) -> Choice | None:
 
 def _mean(figures: Sequence[Mapping[str, float]], metric: str) -> float:
     """Over runs; the sum is exact, so that their order does not matter."""
-    return math.fsum(f[f"val/{metric}"] for f in figures) / len(figures)
+    name = f"val/{metric}"
+    if any(name not in f for f in figures):
+        raise Refused(
+            f"eval.metric: {metric!r} was not measured on validation, so nothing can be chosen.",
+            did_you_mean(metric, [n.removeprefix("val/") for n in figures[0]]),
+        )
+    return math.fsum(f[name] for f in figures) / len(figures)

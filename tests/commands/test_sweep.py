@@ -84,6 +84,7 @@ def test_a_dry_run_goes_to_its_own_function(called: dict[str, Any]) -> None:
         (["a.yaml", "-o", "s", "--shard", "3/2"], "expected i/n"),
         (["a.yaml", "-o", "s", "--shard", "half"], "expected i/n"),
         (["a.yaml", "--seeds", "a"], "numbers such as 3,5-8"),
+        (["a.yaml", "--seeds", "3-1"], "--seeds: 3-1 names nothing"),
         (["a.yaml", "--methods", ","], "--methods names nothing"),
         (["a.yaml", "--random", "0"], "--random"),
         (["a.yaml", "--folds", "1"], "--folds"),

@@ -209,6 +209,17 @@ def test_a_failed_run_is_recorded_and_the_rest_goes_on(
     assert any("1 failed candidates were not tried again" in line for line in listener.lines)
 
 
+def test_weights_that_only_the_last_update_broke_are_a_failure_like_any_other(
+    failing: Callable[..., SweepRequest], tmp_path: Path
+) -> None:
+    request = failing("1e38", "0.1", sets=["train.max_steps=1", "optim.warmup_ratio=0"])
+    found = run.sweep(request, output=tmp_path / "s")
+    (failed,) = found["failed"]
+    assert failed["type"] == "Diverged"
+    assert "The loss on val is" in failed["message"]
+    assert found["chosen"][0]["point"] == {"optim.head_lr": 0.1}
+
+
 def test_where_every_configuration_failed_nothing_is_chosen_and_all_can_be_tried_again(
     failing: Callable[..., SweepRequest], tmp_path: Path
 ) -> None:

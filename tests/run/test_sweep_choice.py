@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gistcli.artifacts.ledger import Ledger
-from gistcli.errors import Diverged
+from gistcli.errors import Diverged, Refused
 from gistcli.run.sweep_choice import Choice, choose, open_candidates
 from gistcli.run.sweep_plan import SweepPlan, plan_sweep
 from gistcli.run.sweep_request import SweepRequest
@@ -105,3 +105,9 @@ def test_nothing_is_chosen_where_all_failed_and_none_before_all_are_there(tmp_pa
     (tmp_path / "b").mkdir()
     part = {k: v for k, v in grid(*[both((1, 1))] * 3).items() if k != (3.0, 1)}
     assert decide(tmp_path / "b", part) == (None, 1)
+
+
+def test_a_metric_that_nobody_measured_is_named_with_those_that_are_there(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="'top5_accuracy' was not measured") as caught:
+        decide(tmp_path, grid(*[both((1, 1))] * 3), metric="top5_accuracy")
+    assert "accuracy" in caught.value.hint
