@@ -27,6 +27,7 @@ def summary(plan: SweepPlan, ledger: Ledger, choices: Sequence[Choice]) -> dict[
     ]
     failures = {run.id: f for run in counted if (f := ledger.failure(run)) is not None}
     results = list(_results(plan, ledger, [run for run in counted if run.id in done]))
+    compare = shlex.join(["gist", "compare", str(ledger.path)])
     return {
         "sweep": str(ledger.path),
         "runs": len(counted),
@@ -35,7 +36,7 @@ def summary(plan: SweepPlan, ledger: Ledger, choices: Sequence[Choice]) -> dict[
         "left": len(counted) - len(results) - len(failures),
         "chosen": [c.as_dict() for c in choices],
         "results": results,
-        "next": [shlex.join(["gist", "compare", str(ledger.path)])],
+        "next": [compare] if any(r["role"] == "final" for r in results) else [],
     }
 
 

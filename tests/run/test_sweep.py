@@ -145,6 +145,7 @@ def test_refit_can_be_added_to_a_search_that_was_made_without(
     first = run.sweep(request, output=tmp_path / "s", reporter=listener)
     assert (first["runs"], first["done"], first["left"]) == (2, 2, 0)
     assert any("with --refit" in line for line in listener.lines)
+    assert first["next"] == []  # nothing that could be compared
     kept = results(tmp_path / "s")
     both = run.sweep(search(recipe, methods=["linear"], seeds=[1], search_seeds=[0]),
                      output=tmp_path / "s")  # fmt: skip
