@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -100,26 +100,28 @@ def test_neither_a_final_run_nor_an_unfinished_candidate_is_reduced(ledger: Ledg
         assert files_of(path) == before
 
 
-def _try_to_claim(path: Path, answers: Any) -> None:
-    with Ledger.open(path).claim(FINAL) as mine, Ledger.open(path).claim(CANDIDATES[0]) as other:
-        answers.put((mine, other))
+CLAIM = """
+import json, sys
+from gistcli.artifacts.ledger import Ledger
+ledger = Ledger.open(sys.argv[1])
+runs = {run.id: run for run in ledger.runs}
+with ledger.claim(runs[sys.argv[2]]) as first, ledger.claim(runs[sys.argv[3]]) as second:
+    print(json.dumps([first, second]))
+"""
 
 
 def test_a_claim_holds_against_other_processes_and_ends_with_its_block(ledger: Ledger) -> None:
-    context = multiprocessing.get_context("spawn")
-    answers = context.Queue()
+    command = [sys.executable, "-c", CLAIM, str(ledger.path), FINAL.id, CANDIDATES[0].id]
 
-    def ask() -> tuple[bool, bool]:
-        process = context.Process(target=_try_to_claim, args=(ledger.path, answers))
-        process.start()
-        answer: tuple[bool, bool] = answers.get(timeout=60)
-        process.join()
+    def ask() -> list[bool]:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        answer: list[bool] = json.loads(done.stdout)
         return answer
 
     with ledger.claim(FINAL) as mine:
         assert mine
-        assert ask() == (False, True)
-    assert ask() == (True, True)
+        assert ask() == [False, True]
+    assert ask() == [True, True]
 
 
 def test_a_claim_ends_with_an_exception_and_lets_it_through(ledger: Ledger) -> None:

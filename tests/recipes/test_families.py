@@ -240,10 +240,11 @@ def test_pictures_are_cut_as_the_family_does(name: str) -> None:
         preprocess = recipe.data.preprocess
         assert recipe.data.augment == augment
         assert recipe.data.include_val is (family == "vtab")
-        if family == "vtab":
-            assert (preprocess.crop_mode, preprocess.crop_pct) == ("squash", 1.0)
-        else:
+        if family == "fgvc":
             assert preprocess.crop_mode == "center"
+        else:
+            crop_pct = {"vtab": 1.0, "fewshot": 0.875}[family]
+            assert (preprocess.crop_mode, preprocess.crop_pct) == ("squash", crop_pct)
 
 
 # --- what the README of a family says ---------------------------------------------------------
