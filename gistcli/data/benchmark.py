@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from gistcli.data.base import SPLITS, DataOptions, Found
+from gistcli.data.base import SPLITS, DataOptions, Found, refuse_options
 from gistcli.data.images import visible_folders
 from gistcli.errors import NotFound, RecipeError, UnknownName, did_you_mean
 
@@ -52,8 +52,17 @@ class Benchmark(ABC):
     published: ClassVar[str]
     tasks: ClassVar[tuple[Task, ...]]
     required: ClassVar[Mapping[str, str]] = {}
+    fixed: ClassVar[bool] = True
+    """Whether the splits are those of the publication, whatever the recipe says of splits."""
 
     def __init__(self, data: DataOptions, place: Path | str) -> None:
+        if self.fixed:
+            refuse_options(
+                f"The sets of {self.title} have fixed splits and neither groups nor columns",
+                splits=None if data.splits == "auto" else data.splits,
+                group_by=data.group_by,
+                columns=data.columns,
+            )
         self.data = data
         self.place = place
         self.task = self.asked(data)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from gistcli.data.base import DataOptions, Found, Record, refuse_options
+from gistcli.data.base import DataOptions, Found, Record
 from gistcli.data.benchmark import Benchmark, Task
 from gistcli.data.listed import Listed, read_lines
 from gistcli.errors import NotFound
@@ -73,15 +73,6 @@ class FewShot(Benchmark):
         "shots": "Choose 1, 2, 4, 8 or 16 training pictures a class, such as "
         "--set data.shots=16; data.shot_seed is 0, 1 or 2."
     }
-
-    def __init__(self, data: DataOptions, place: Path | str) -> None:
-        refuse_options(
-            "The few-shot sets have fixed splits and neither groups nor columns",
-            splits=None if data.splits == "auto" else data.splits,
-            group_by=data.group_by,
-            columns=data.columns,
-        )
-        super().__init__(data, place)
 
     @classmethod
     def holds(cls, folder: Path) -> bool:

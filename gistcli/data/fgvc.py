@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gistcli.data.base import SPLITS, DataOptions, Found, Record, refuse_options
+from gistcli.data.base import SPLITS, Found, Record
 from gistcli.data.benchmark import Benchmark, Task
 from gistcli.data.listed import Listed
-from gistcli.data.tables import as_label
+from gistcli.data.tables import as_label, readable
 from gistcli.errors import DataError
 
 _ROOTS = ("images", "Images", "")
@@ -76,15 +76,6 @@ class Fgvc(Benchmark):
         "XiN0919/FGVC."
     )
     tasks = TASKS
-
-    def __init__(self, data: DataOptions, place: Path | str) -> None:
-        refuse_options(
-            "The sets of FGVC have fixed splits and neither groups nor columns",
-            splits=None if data.splits == "auto" else data.splits,
-            group_by=data.group_by,
-            columns=data.columns,
-        )
-        super().__init__(data, place)
 
     @classmethod
     def holds(cls, folder: Path) -> bool:
@@ -160,15 +151,8 @@ class Fgvc(Benchmark):
 
 def _read(path: Path) -> list[tuple[str, Any]]:
     """(path, id) of each entry, those that a reader of JSON would drop as repeated included."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        rows = json.loads(text, object_pairs_hook=list)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text (byte {error.start}).") from None
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path} is not JSON: {error.msg} (line {error.lineno}, column {error.colno})."
-        ) from None
+    with readable(path):
+        rows = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=list)
     if not rows or not all(isinstance(row, tuple) for row in rows):
         raise DataError(f"{path} is no object {{path: class id}}.")
     return list(rows)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gistcli.data.base import Record, some
+from gistcli.data.tables import readable
 from gistcli.errors import DataError
 
 
@@ -125,12 +126,8 @@ def read_lines(path: Path, listed: Listed) -> list[tuple[str, str, str]]:
     Raises:
         DataError: the file is not text, cannot be read, or holds no line.
     """
-    try:
+    with readable(path):
         text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text (byte {error.start}).") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
     rows = []
     for number, line in enumerate(text.split("\n"), 1):
         parts = line.strip().rsplit(maxsplit=1)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +23,11 @@ USUAL = {
 """Names under which a column is found without being told, the first match wins."""
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a list as dictionaries.
-
-    CSV and TSV have a header line. JSON is a list of objects, or one object {image: label}. JSON
-    lines hold an object each.
-
-    Raises:
-        DataError: the file is damaged, empty, or of another form; says where.
-    """
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Inside, what keeps a list from being read becomes a DataError that says where."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        ending = path.suffix.lower()
-        if ending in (".csv", ".tsv"):
-            rows = _csv_rows(text, "," if ending == ".csv" else "\t")
-        elif ending == ".json":
-            rows = _json_rows(json.loads(text))
-        else:
-            rows = _line_rows(text)
+        yield
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start}).") from None
     except json.JSONDecodeError as error:
@@ -50,6 +38,26 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         raise DataError(f"{path} cannot be read: {error}.") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a list as dictionaries.
+
+    CSV and TSV have a header line. JSON is a list of objects, or one object {image: label}. JSON
+    lines hold an object each.
+
+    Raises:
+        DataError: the file is damaged, empty, or of another form; says where.
+    """
+    ending = path.suffix.lower()
+    with readable(path):
+        text = path.read_text(encoding="utf-8-sig")
+        if ending in (".csv", ".tsv"):
+            rows = _csv_rows(text, "," if ending == ".csv" else "\t")
+        elif ending == ".json":
+            rows = _json_rows(json.loads(text))
+        else:
+            rows = _line_rows(text)
     if not rows or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{path} holds no rows of named columns.", "See `data.columns`.")
     return rows

@@ -107,6 +107,7 @@ class Vtab(Benchmark):
         "finished folder (as JPEG) is the Hugging Face data set XiN0919/VTAB-1k."
     )
     tasks = TASKS
+    fixed = False  # a mirror may name its splits and columns otherwise
 
     def __init__(self, data: DataOptions, place: Path | str) -> None:
         refuse_options("The tasks of VTAB-1k have no groups", group_by=data.group_by)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from gistcli.reporting import Reporter
 from gistcli.run.sweep_request import SweepRequest
 
 NANO = """\
@@ -29,19 +28,6 @@ SEARCH: dict[str, Any] = {
 """4 candidates and 4 final runs."""
 SEARCH_FLAGS = ("--methods", "gift,linear", "--seeds", "0,1", "--grid", "optim.head_lr=x1,x4",
                 "--refit")  # fmt: skip
-
-
-class Listener(Reporter):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
-
-    def warn(self, text: str) -> None:
-        self.lines.append(f"warning: {text}")
 
 
 def write(folder: Path, text: str = NANO, name: str = "nano.yaml") -> Path:

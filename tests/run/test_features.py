@@ -20,27 +20,17 @@ from gistcli.evaluate.features import FeatureSplit
 from gistcli.methods.base import Capabilities
 from gistcli.methods.linear import Linear
 from gistcli.recipe import Recipe
-from gistcli.reporting import Reporter
 from gistcli.run.finetuning import Job, prepare
 from gistcli.run.placing import settle
 from gistcli.run.settings import resolved
+from tests.listening import Listener
 
 Make = Callable[..., Recipe]
 LINEAR: dict[str, Any] = {"method": {"name": "linear"}, "train__max_steps": 12}
 
 
-class Listener(Reporter):
-    """Keeps what is said, and the phases."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.phases: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
-
-    def start(self, phase: str, total: int, unit: str = "steps") -> None:
-        self.phases.append(phase)
+class Told(Listener):
+    """Knows the line about features."""
 
     @property
     def about_features(self) -> str:
@@ -68,7 +58,7 @@ def decisions(folder: Path, split: str) -> list[tuple[str, str, str]]:
         return [(r["name"], r["label"], r["predicted"]) for r in csv.DictReader(file)]
 
 
-def prepared(recipe: Recipe, output: Path, listener: Listener) -> Job:
+def prepared(recipe: Recipe, output: Path, listener: Told) -> Job:
     recipe = resolved(recipe)
     return prepare(recipe, settle(recipe, output, "auto", False), listener)
 
@@ -77,7 +67,7 @@ def test_a_run_on_kept_features_ends_like_one_on_pictures(
     tmp_path: Path, recipe: Make, monkeypatch: pytest.MonkeyPatch, seen: list[int]
 ) -> None:
     kept, anew = tmp_path / "kept", tmp_path / "anew"
-    listener = Listener()
+    listener = Told()
     found = run.finetune(recipe(**LINEAR), output=kept, reporter=listener)
     assert sum(seen) == sum(found["examples"].values())
     assert "once for each split" in listener.about_features
@@ -103,7 +93,7 @@ def test_an_interrupted_run_goes_on_with_the_same_features(tmp_path: Path, recip
     run.finetune(recipe(**LINEAR), output=straight)
     with pytest.raises(Interrupted, match="max_time"):
         run.finetune(recipe(**LINEAR, train__max_time=1e-6), output=broken)
-    listener = Listener()
+    listener = Told()
     run.finetune(recipe(**LINEAR), output=broken, reporter=listener)
     assert any("Going on from step" in line for line in listener.lines)
     assert (broken / "tuner.safetensors").read_bytes() == (
@@ -122,16 +112,16 @@ def test_an_interrupted_run_goes_on_with_the_same_features(tmp_path: Path, recip
 def test_where_features_change_or_pay_nothing_the_pictures_are_used(
     tmp_path: Path, recipe: Make, changes: dict[str, Any], reason: str
 ) -> None:
-    listener = Listener()
+    listener = Told()
     job = prepared(recipe(**{**LINEAR, **changes}), tmp_path / "run", listener)
     assert reason in listener.about_features
     assert {type(split) for split in job.splits.values()} == {ImageSplit}
-    job = prepared(recipe(**LINEAR), tmp_path / "run", Listener())
+    job = prepared(recipe(**LINEAR), tmp_path / "run", Told())
     assert {type(split) for split in job.splits.values()} == {FeatureSplit}
 
 
 def test_other_methods_say_nothing_of_features(tmp_path: Path, recipe: Make) -> None:
-    listener = Listener()
+    listener = Told()
     job = prepared(recipe(), tmp_path / "run", listener)
     assert not [line for line in listener.lines if line.startswith("features")]
     assert {type(split) for split in job.splits.values()} == {ImageSplit}

@@ -23,23 +23,10 @@ from gistcli.artifacts.rundir import RunDirectory
 from gistcli.cli import invoke
 from gistcli.errors import Diverged, Interrupted, NotSupported, Refused
 from gistcli.recipe import Recipe
-from gistcli.reporting import Reporter
 from gistcli.run.placing import settle
+from tests.listening import Listener
 
 Make = Callable[..., Recipe]
-
-
-class Listener(Reporter):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
-
-    def warn(self, text: str) -> None:
-        self.lines.append(f"warning: {text}")
 
 
 def test_a_run_holds_all_that_the_other_commands_need(finished: Path) -> None:

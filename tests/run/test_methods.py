@@ -26,10 +26,10 @@ from gistcli.cli import invoke
 from gistcli.data import load_images
 from gistcli.errors import Interrupted, NotMergeable
 from gistcli.recipe import Recipe, load_recipe
-from gistcli.reporting import Reporter
 from gistcli.run import finetuning
 from gistcli.run.assembling import assemble
 from gistcli.testing.cases import Configuration, configurations
+from tests.listening import Listener
 
 SMOKE = Path(__file__).resolve().parents[2] / "recipes" / "smoke"
 VARIANTS = ("variant", "deep", "block")
@@ -43,18 +43,6 @@ CONFIGURATIONS = [
 Make = Callable[..., Recipe]
 FAR = ["optim.lr=0.03", "optim.schedule=constant", "optim.warmup_ratio=0"]
 """Rates with which two steps lead far away from the start."""
-
-
-class Listener(Reporter):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
-
-    warn = say
 
 
 @pytest.fixture(autouse=True)

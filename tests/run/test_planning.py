@@ -11,24 +11,11 @@ import pytest
 from gistcli import run
 from gistcli.errors import DataError, RecipeError, UnknownName
 from gistcli.recipe import Recipe
-from gistcli.reporting import Reporter
 from tests.data.trees import vtab_lists, write_lists
+from tests.listening import Listener
 
 Make = Callable[..., Recipe]
 KITTI = {"path": "nowhere/vtab-1k", "source": "vtab", "subset": "kitti"}
-
-
-class Listener(Reporter):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
-    def warn(self, line: str) -> None:
-        self.lines.append(f"warning: {line}")
 
 
 @pytest.mark.parametrize(

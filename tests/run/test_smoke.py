@@ -10,19 +10,9 @@ import pytest
 
 from gistcli import run
 from gistcli.recipe import Recipe
-from gistcli.reporting import Reporter
+from tests.listening import Listener
 
 Make = Callable[..., Recipe]
-
-
-class Listener(Reporter):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
 
 
 @pytest.mark.parametrize(("method", "clusters"), [("gift", 16), ("linear", None)])

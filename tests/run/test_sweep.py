@@ -17,7 +17,8 @@ from gistcli.artifacts.rundir import RunDirectory
 from gistcli.errors import NotFound, Refused
 from gistcli.recipe import load_recipe
 from gistcli.run.sweep_request import SweepRequest
-from tests.run.sweeping import NANO, Listener, copy, results, search, state, table, write
+from tests.listening import Listener
+from tests.run.sweeping import NANO, copy, results, search, state, table, write
 
 Found = tuple[Path, Path, dict[str, Any]]
 

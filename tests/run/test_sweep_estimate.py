@@ -15,7 +15,8 @@ from gistcli.recipe import Recipe
 from gistcli.run.settings import resolved
 from gistcli.run.sweep_cost import Counter, Sizes, Work, operations, probe
 from gistcli.run.sweep_request import SweepRequest
-from tests.run.sweeping import NANO, Listener, search, write
+from tests.listening import Listener
+from tests.run.sweeping import NANO, search, write
 
 VIT_B = 2 * 17_563_828_224 / 1e9
 """GFLOP of a forward pass of ViT-B/16 on 224 x 224, head and embedding with it.

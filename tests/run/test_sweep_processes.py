@@ -14,7 +14,8 @@ import pytest
 from gistcli import run
 from gistcli.artifacts.ledger import Ledger
 from gistcli.run.sweep_request import SweepRequest
-from tests.run.sweeping import Listener, results, search, start, state, table, write
+from tests.listening import Listener
+from tests.run.sweeping import results, search, start, state, table, write
 
 Found = tuple[Path, dict[str, Any]]
 
