@@ -36,3 +36,8 @@ def no_recompilations_of_others() -> None:
     """Whole-graph compilation fails behind eight others of the same code, whoever made them."""
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests first: one that is left to the end keeps one worker waiting for the other."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
