@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gistcli.backbones.attending import AttentionSeam
 from gistcli.backbones.fingerprint import fingerprint, read_header
 from gistcli.backbones.layout import Features, TokenLayout
 from gistcli.backbones.sites import Output, Point, Site, Switch, Tap
@@ -123,6 +124,10 @@ class Backbone(nn.Module, abc.ABC):
     @abc.abstractmethod
     def point(self, after: str, layer: int) -> Point:
         """The place behind `after` (attention, mlp or a role) in block `layer`."""
+
+    def attention(self, layer: int) -> AttentionSeam | None:
+        """For `watch_attention`; None where not every token of the block looks at every other."""
+        return None
 
     @abc.abstractmethod
     def layout_of(self, pixels: Tensor) -> TokenLayout:

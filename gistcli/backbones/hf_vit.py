@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gistcli.backbones.attending import AttentionSeam
 from gistcli.backbones.base import Backbone, Origin, Ran, initialise_head
 from gistcli.backbones.hf_images import Images, read_images
 from gistcli.backbones.hf_keys import stored_keys
@@ -240,6 +242,13 @@ class HFViT(Backbone):
         width = getattr(leaf, "out_features", self.hf.config.hidden_size)
         name = self._path(layer, "").removesuffix(".") + f"@{after}"
         return Point(name, after, layer, width, Tap(norm), Tap(norm, output=True), leaf)
+
+    def attention(self, layer: int) -> AttentionSeam:
+        """The second output of the module; all blocks share one config, so this one gets a copy."""
+        attn = self.blocks[layer].attention
+        unfused = copy.copy(attn.config)
+        unfused._attn_implementation = "eager"
+        return AttentionSeam(attn, lambda y: y[1], attn, "config", unfused)
 
     # --- tokens -----------------------------------------------------------------------------
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from gistcli.backbones.attending import AttentionSeam
 from gistcli.backbones.layout import Features, TokenLayout
 from gistcli.backbones.sites import Output
 from gistcli.backbones.timm_blocks import TimmBlocks
@@ -35,6 +37,11 @@ class PlainBlocks(TimmBlocks):
         paths = ["patch_embed.proj", "patch_embed.norm", "norm_pre"]
         paths += [f"{path}.{part}" for path in self.block_paths for part in AFFINE]
         return self.outputs_at([*paths, "norm", "fc_norm"])
+
+    def attention(self, layer: int) -> AttentionSeam:
+        """Behind the dropout of the weights, which fused attention does not call."""
+        attn = self.blocks[layer].attn
+        return AttentionSeam(attn.attn_drop, partial(_weights, attn), attn, "fused_attn", False)
 
     # --- tokens -----------------------------------------------------------------------------
 
@@ -101,3 +108,11 @@ class PlainBlocks(TimmBlocks):
         pooled = tokens.mean(dim=1) if pool is None else pool(tokens)
         pooled = model.head_drop(model.fc_norm(pooled))
         return self.classify(pooled.repeat(1, len(self.heads())))
+
+
+def _weights(attn: Any, softmax: Tensor) -> Tensor:
+    """(B, H, T, T); differential attention subtracts one softmax of two a head from the other."""
+    if not hasattr(attn, "lambda_init"):
+        return softmax
+    first, second = softmax.unflatten(1, (-1, 2)).unbind(2)
+    return first - attn._compute_lambda().to(second) * second
