@@ -15,11 +15,19 @@ from gistcli.atomic import atomic_file
 from gistcli.explain.clusters import ClusterMaps
 from gistcli.explain.colour import Bytes
 from gistcli.explain.pick import Pick, choose
-from gistcli.explain.sheet import Subject, grid_sheet, overview_sheet, picks_sheet
+from gistcli.explain.sheet import (
+    Strip,
+    Subject,
+    grid_sheet,
+    overview_sheet,
+    picks_sheet,
+    strip_of,
+)
 
 PAGE = 24
 """Images on one page of the overview."""
 RAW = "maps.npz"
+NOTE = "L layer, C cluster, sign; each map has its own scale, from dim to bright"
 
 
 @dataclass(frozen=True)
@@ -76,8 +84,8 @@ def write_sheets(
         Subject(*parts) for parts in zip(names, titles, images, maps.maps, picks, strict=True)
     ]
     for subject, path in zip(subjects, sheets, strict=True):
-        _save(grid_sheet(subject, maps, *shown) if grid else picks_sheet(subject, maps), path)
-    overview = _write_overview(subjects, maps, output) if len(subjects) > 1 else []
+        save_png(grid_sheet(subject, maps, *shown) if grid else picks_sheet(subject, maps), path)
+    overview = write_overview([strip_of(s) for s in subjects], NOTE, output)
     write_maps(output / RAW, maps, names, sheets, picks)
     return SheetFiles(sheets, overview, output / RAW, picks)
 
@@ -126,16 +134,21 @@ def unique_stems(names: Sequence[str]) -> list[str]:
     return stems
 
 
-def _write_overview(subjects: Sequence[Subject], maps: ClusterMaps, output: Path) -> list[Path]:
-    pages = [subjects[i : i + PAGE] for i in range(0, len(subjects), PAGE)]
+def write_overview(
+    strips: Sequence[Strip], note: str, output: Path, suffix: str = ""
+) -> list[Path]:
+    """Pages of images with their maps; none for a single image. `suffix` ends the files' stems."""
+    if len(strips) < 2:
+        return []
+    pages = [strips[i : i + PAGE] for i in range(0, len(strips), PAGE)]
     paths = []
     for number, page in enumerate(pages, start=1):
         first = (number - 1) * PAGE + 1
-        heading = f"{len(subjects)} images"
+        heading = f"{len(strips)} images"
         if len(pages) > 1:
-            heading = f"images {first} to {first + len(page) - 1} of {len(subjects)}"
-        paths.append(output / f"{_page_stem(number)}.png")
-        _save(overview_sheet(page, maps, heading), paths[-1])
+            heading = f"images {first} to {first + len(page) - 1} of {len(strips)}"
+        paths.append(output / f"{_page_stem(number)}{suffix}.png")
+        save_png(overview_sheet(page, heading, note), paths[-1])
     return paths
 
 
@@ -143,6 +156,7 @@ def _page_stem(number: int) -> str:
     return "overview" if number == 1 else f"overview-{number}"
 
 
-def _save(image: Image.Image, path: Path) -> None:
+def save_png(image: Image.Image, path: Path) -> None:
+    """A file that is there whole or not at all."""
     with atomic_file(path) as temporary:
         image.save(temporary, format="PNG")

@@ -44,6 +44,21 @@ class Subject:
         return strength(pick.sign * self.maps[pick.site, pick.cluster])
 
 
+@dataclass(frozen=True, eq=False)
+class Strip:
+    """One image on an overview.
+
+    Attributes:
+        text: name and title.
+        photo: (H, W, 3) uint8.
+        panels: strength (h, w) of each map, with what it is of.
+    """
+
+    text: str
+    photo: Bytes
+    panels: Sequence[tuple[Floats, str]]
+
+
 def picks_sheet(subject: Subject, maps: ClusterMaps) -> Image.Image:
     """The photo, the picked maps laid over it, and under each the bare map patch by patch."""
     photo = fitted(subject.photo, (PANEL, PANEL))
@@ -52,7 +67,7 @@ def picks_sheet(subject: Subject, maps: ClusterMaps) -> Image.Image:
     below = top + photo.height + GAP
     panels = len(subject.picks) + 1
     canvas = Canvas(2 * MARGIN + panels * (width + GAP) - GAP, below + PATCHES + MARGIN)
-    _header(canvas, subject)
+    header(canvas, subject.name, subject.title)
     canvas.text(MARGIN, top - 26, "picture", 16, bold=True)
     canvas.picture(MARGIN, top, photo)
     canvas.legend(MARGIN, below, width)
@@ -91,7 +106,7 @@ def grid_sheet(
     canvas = Canvas(width, top + len(sites) * step_y + MARGIN)
     canvas.picture(MARGIN, MARGIN, corner)
     beside = MARGIN + corner.width + GAP
-    _header(canvas, subject, beside)
+    header(canvas, subject.name, subject.title, beside)
     note = "each map on its own scale and turned so that the centre is strong; frames: the picks"
     canvas.text(beside, MARGIN + HEADER + 4, note, 14, width=width - beside - MARGIN, colour=MUTED)
     canvas.legend(beside, MARGIN + HEADER + 32, 240)
@@ -114,43 +129,46 @@ def grid_sheet(
     return canvas.image
 
 
-def overview_sheet(subjects: Sequence[Subject], maps: ClusterMaps, heading: str) -> Image.Image:
-    """Many images on one page: each photo and its picked maps, by layer (L) and cluster (C).
+def strip_of(subject: Subject) -> Strip:
+    """The photo and its picked maps, by layer (L), cluster (C) and sign."""
+    panels = [(subject.level(p), f"L{p.layer} C{p.cluster} {SIGNS[p.sign]}") for p in subject.picks]
+    return Strip(f"{subject.name}   {subject.title}".strip(), subject.photo, panels)
+
+
+def overview_sheet(strips: Sequence[Strip], heading: str, note: str) -> Image.Image:
+    """Many images on one page.
 
     Up to four images stand large below one another, more of them small and two abreast.
     """
-    abreast, side = (1, LARGE) if len(subjects) <= 4 else (2, SMALL)
-    photos = [fitted(s.photo, (side, side)) for s in subjects]
-    block = (1 + max(len(s.picks) for s in subjects)) * (side + 4) + 20
-    rows = [range(i, min(i + abreast, len(subjects))) for i in range(0, len(subjects), abreast)]
+    abreast, side = (1, LARGE) if len(strips) <= 4 else (2, SMALL)
+    photos = [fitted(s.photo, (side, side)) for s in strips]
+    block = (1 + max(len(s.panels) for s in strips)) * (side + 4) + 20
+    rows = [range(i, min(i + abreast, len(strips))) for i in range(0, len(strips), abreast)]
     heights = [max(photos[i].height for i in row) + 46 for row in rows]
     top = MARGIN + 66
     canvas = Canvas(2 * MARGIN + abreast * block - 20, top + sum(heights) - 20 + MARGIN)
     canvas.text(MARGIN, MARGIN - 4, heading, 20, bold=True, width=canvas.image.width - 2 * MARGIN)
-    note = "L layer, C cluster, sign; each map has its own scale, from dim to bright"
     canvas.text(MARGIN, MARGIN + 28, note, 13, colour=MUTED)
     for row, y in zip(rows, accumulate(heights, initial=top), strict=False):
         for i in row:
             at = (MARGIN + (i - row.start) * block, y)
-            _strip(canvas, at, subjects[i], photos[i], side)
+            _draw(canvas, at, strips[i], photos[i], side)
     return canvas.image
 
 
-def _strip(
-    canvas: Canvas, at: tuple[int, int], subject: Subject, photo: Image.Image, side: int
-) -> None:
-    """One image of the overview: a line of text, the photo, its picks."""
+def _draw(canvas: Canvas, at: tuple[int, int], strip: Strip, photo: Image.Image, side: int) -> None:
+    """One image of the overview: a line of text, the photo, its maps."""
     x, y = at
-    room = (1 + len(subject.picks)) * (side + 4)
-    canvas.text(x, y, f"{subject.name}   {subject.title}".strip(), 13, width=room)
+    canvas.text(x, y, strip.text, 13, width=(1 + len(strip.panels)) * (side + 4))
     canvas.picture(x, y + 20, photo)
-    for i, pick in enumerate(subject.picks, start=1):
+    for i, (level, badge) in enumerate(strip.panels, start=1):
         left = x + i * (photo.width + 4)
-        canvas.picture(left, y + 20, overlay(np.asarray(photo), subject.level(pick)))
-        canvas.badge(left, y + 20, f"L{pick.layer} C{pick.cluster} {SIGNS[pick.sign]}", 11)
+        canvas.picture(left, y + 20, overlay(np.asarray(photo), level))
+        canvas.badge(left, y + 20, badge, 11)
 
 
-def _header(canvas: Canvas, subject: Subject, x: int = MARGIN) -> None:
+def header(canvas: Canvas, name: str, title: str, x: int = MARGIN) -> None:
+    """Name and title of an image at the top of its page."""
     room = canvas.image.width - x - MARGIN
-    canvas.text(x, MARGIN - 4, subject.name, 22, bold=True, width=room)
-    canvas.text(x, MARGIN + 28, subject.title, 17, width=room, colour=MUTED)
+    canvas.text(x, MARGIN - 4, name, 22, bold=True, width=room)
+    canvas.text(x, MARGIN + 28, title, 17, width=room, colour=MUTED)
