@@ -58,6 +58,9 @@ TABLES: dict[str, dict[str, str]] = {
     "objectives": {
         "classification": "gistcli.objectives.classification:Classification",
     },
+    "sections": {
+        "gist": "gistcli.methods.gist:Gist",
+    },
 }
 
 

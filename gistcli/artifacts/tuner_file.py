@@ -23,12 +23,14 @@ class _Frozen(BaseModel):
 
 
 class MethodInfo(_Frozen):
-    """The method and where its code comes from."""
+    """The method, what stands beside it, and where its code comes from."""
 
     name: str
     """Registry name, or `FILE.py:Class`."""
     options: dict[str, Any] = Field(default_factory=dict)
     """All hyper-parameters, defaults written out."""
+    gist: dict[str, Any] | None = None
+    """Options of the gist token beside it; null where there is none."""
     distribution: str = "gistcli"
     """The installed package that holds the method."""
     version: str = ""

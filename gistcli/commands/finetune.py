@@ -51,6 +51,11 @@ Method = Annotated[
         autocompletion=complete_from(lambda: registry.names("methods")),
     ),
 ]
+Gist = Annotated[
+    bool | None,
+    _what("A gist token over the method: one more vector, and a loss on it.", None,
+          "--gist/--no-gist"),
+]  # fmt: skip
 Model = Annotated[str | None, _what("A folder, gist_vit_nano, a timm name or OWNER/NAME.", "NAME")]
 Data = Annotated[
     str | None, _what("A folder of class folders, a list, a parquet file or a source name.", "PATH")
@@ -89,6 +94,7 @@ Smoke = Annotated[bool, _run("Two steps of everything in a temporary folder.", N
 def finetune(
     recipe: RecipeFile = None,
     method: Method = None,
+    gist: Gist = None,
     model: Model = None,
     data: Data = None,
     task: Task = None,
@@ -140,6 +146,8 @@ def finetune(
         from gistcli.recipe import Override, load_recipe
 
         given = [Override(key, v, flag) for flag, (key, v) in flags.items() if v is not None]
+        if gist is not None:
+            given.append(Override("gist", {} if gist else None, "--gist" if gist else "--no-gist"))
         loaded = load_recipe(recipe, overrides=given, sets=set_ or ())
         if dry_run or smoke:
             return _try(loaded, reporter, smoke)

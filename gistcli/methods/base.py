@@ -291,7 +291,20 @@ class Tuner(nn.Module):
         The words of the start of a run and of `NotMergeable`; no tensor of the network is read,
         so that it can be asked on the meta device.
         """
-        return self.method.capabilities().merge
+        reason, rows_PD = self.method.capabilities().merge, self.register_rows()
+        if reason is None and rows_PD is not None:
+            try:
+                self.backbone.register_tokens(rows_PD)
+            except NotMergeable as error:
+                reason = error.message.removesuffix(".")
+        return reason
+
+    def register_rows(self) -> Tensor | None:
+        """(P, D): inserted tokens that become registers of the merged network, in their order.
+
+        None for a tuner without such tokens.
+        """
+        return None
 
     def merge(self) -> Merged:
         """The tuned network as patches of the stored tensors; needs no backbone in memory.
@@ -305,8 +318,18 @@ class Tuner(nn.Module):
                 f"{self.method.name} cannot become plain weights: {reason}.",
                 "Keep the run directory, or export with `gist merge --format onnx`.",
             )
-        new = {n: p.detach() for n, (p, group) in self.owned.items() if group == "head"}
-        return self._merged(new)
+        head = {n: p.detach() for n, (p, group) in self.owned.items() if group == "head"}
+        merged, rows_PD = self._merged(head), self.register_rows()
+        if rows_PD is None:
+            return merged
+        # registers hold what is trained of positions and earlier registers, so no patch is left
+        new, model_args = self.backbone.register_tokens(rows_PD)
+        return Merged(
+            {key: patch for key, patch in merged.patches.items() if key not in new},
+            {**merged.new, **new},
+            model_args={**merged.model_args, **model_args},
+            scalable=False,
+        )
 
     def _merged(self, head: Mapping[str, Tensor]) -> Merged:
         raise NotImplementedError(f"{type(self).__name__} says that it merges")

@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 from gistcli.backbones.base import Backbone
 from gistcli.backbones.tokens import MakeTokens
-from gistcli.errors import NotMergeable
 from gistcli.methods.base import (
     Capabilities,
     Merged,
@@ -82,19 +81,12 @@ class VptTuner(Tuner):
 
         return make
 
-    def merge_refusal(self) -> str | None:
-        """That of deep prompts, or of a network without registers."""
-        reason = super().merge_refusal()
-        if reason is None:
-            try:
-                self.backbone.register_tokens(self.prompts[0].detach())
-            except NotMergeable as error:
-                reason = error.message.removesuffix(".")
-        return reason
+    def register_rows(self) -> Tensor | None:
+        """(P, D): shallow prompts; deep ones are replaced in every block, as registers are not."""
+        return None if self.method.deep else self.prompts[0].detach()
 
     def _merged(self, head: Mapping[str, Tensor]) -> Merged:
-        new, model_args = self.backbone.register_tokens(self.prompts[0].detach())
-        return Merged({}, {**head, **new}, model_args=model_args, scalable=False)
+        return Merged({}, head)
 
 
 def patch_pixels(backbone: Backbone) -> int:

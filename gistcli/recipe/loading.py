@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from gistcli.errors import NotFound, RecipeError, did_you_mean
 from gistcli.recipe import yaml
-from gistcli.recipe.model import DEFAULT_METHOD, Recipe
+from gistcli.recipe.model import DEFAULT_METHOD, Recipe, flatten
 from gistcli.recipe.problems import Problem, explain, refusal
 
 Tree = dict[str, Any]
@@ -56,19 +56,25 @@ class _Draft:
         """Lays `tree` over the values.
 
         A method of another name leaves behind what was said of the earlier one, in `tasks` too: its
-        options, and the published figures, which are not those of the new one.
+        options, and the published figures, which are not those of the new one. Nor are they those
+        of a method that gains or loses its gist token.
         """
         self.places.update(origins)
         method, below = tree.get("method"), self.values.get("method")
         here = below.get("name", DEFAULT_METHOD) if isinstance(below, dict) else DEFAULT_METHOD
         if isinstance(method, dict) and method.get("name", here) != here:
-            self._drop(self.values, "method", "published")
-            tasks = self.values.get("tasks")
-            for name, task in tasks.items() if isinstance(tasks, dict) else ():
-                own = task.get("method") if isinstance(task, dict) else None
-                if not (isinstance(own, dict) and "name" in own):
-                    self._drop(task, "method", "published", prefix=f"tasks.{name}.")
+            self._drop_stale("method", "method", "published")
+        if "gist" in tree and (tree["gist"] is None) != (self.values.get("gist") is None):
+            self._drop_stale("gist", "published")
         self._lay(self.values, tree, origins, "")
+
+    def _drop_stale(self, section: str, *keys: str) -> None:
+        """Drops keys here, and in the tasks that do not say the section themselves."""
+        self._drop(self.values, *keys)
+        tasks = self.values.get("tasks")
+        for name, task in tasks.items() if isinstance(tasks, dict) else ():
+            if isinstance(task, dict) and not _decides(task, section):
+                self._drop(task, *keys, prefix=f"tasks.{name}.")
 
     def _drop(self, values: Any, *keys: str, prefix: str = "") -> None:
         for key in keys:
@@ -95,6 +101,14 @@ class _Draft:
     def _forget(self, key: str) -> None:
         for given in [g for g in self.origins if g == key or g.startswith(f"{key}.")]:
             del self.origins[given]
+
+
+def _decides(tree: Tree, section: str) -> bool:
+    """Whether a tree says which method it is, or whether there is a gist token."""
+    if section not in tree or section != "method":
+        return section in tree
+    own = tree[section]
+    return isinstance(own, dict) and "name" in own
 
 
 def load_recipe(
@@ -129,7 +143,7 @@ def load_recipe(
         for part in reversed(override.key.split(".")):
             tree = {part: tree}
         _resolve_paths(tree, Path.cwd(), draft)
-        draft.overlay(tree, {override.key: override.origin})
+        draft.overlay(tree, dict.fromkeys([override.key, *flatten(tree)], override.origin))
     where = str(path) if path is not None else "command line"
     recipe = _validate(draft, ignore_missing=unchosen)
     if recipe is None or draft.problems:

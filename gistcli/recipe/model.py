@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field, PrivateAttr, ValidationError, field_validator
+from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from gistcli import registry
@@ -37,11 +37,12 @@ MAY_CHANGE = (
 """Keys (and sections) that may differ when a run goes on: they do not change its result."""
 
 
-def _refuse(name: str, kind: str, message: str) -> ValidationError:
-    """A problem at `method.name`."""
-    error = PydanticCustomError(kind, "{message}", {"message": message})
-    details = InitErrorDetails(type=error, loc=("name",), input=name)
-    return ValidationError.from_exception_data("method", [details])
+def _refuse(section: str, key: str, value: Any, found: GistError | str) -> ValidationError:
+    """A problem at a key of a section."""
+    text = found if isinstance(found, str) else f"{found.message} {found.hint}".strip()
+    error = PydanticCustomError(f"{section}_{key}", "{message}", {"message": text})
+    details = InitErrorDetails(type=error, loc=(key,), input=value)
+    return ValidationError.from_exception_data(section, [details])
 
 
 class Recipe(Section):
@@ -59,6 +60,8 @@ class Recipe(Section):
         default_factory=lambda: {"name": DEFAULT_METHOD}, validate_default=True
     )
     """The method: its name and its options."""
+    gist: dict[str, Any] | None = Field(default=None, validate_default=True)
+    """A gist token over the method, with the options of its loss; null: none."""
     optim: OptimSection = Field(default_factory=OptimSection)
     """The optimiser; null means what the method recommends."""
     train: TrainSection = Field(default_factory=TrainSection)
@@ -79,18 +82,35 @@ class Recipe(Section):
         options = dict(value)
         name = options.pop("name", DEFAULT_METHOD)
         if not isinstance(name, str):
-            raise _refuse(name, "method_name", "expected the name of a method")
+            raise _refuse("method", "name", name, "expected the name of a method")
         try:
             method = registry.resolve("methods", name)
         except GistError as error:
-            message = f"{error.message} {error.hint}".strip()
-            raise _refuse(name, "method_name", message) from None
+            raise _refuse("method", "name", name, error) from None
         return {"name": name, **method.model_validate(options).model_dump(mode="json")}
 
+    @field_validator("gist", mode="after")
+    @classmethod
+    def _known_gist(
+        cls, value: dict[str, Any] | None, info: ValidationInfo
+    ) -> dict[str, Any] | None:
+        """The section with every option, validated with the method that it goes over."""
+        if value is None:
+            return None
+        gist = registry.resolve("sections", "gist").model_validate(value)
+        if "method" in info.data:
+            try:
+                gist.wrap(_build(info.data["method"]))
+            except GistError as error:
+                raise _refuse("gist", "source", gist.source, error) from None
+        return dict(gist.model_dump(mode="json"))
+
     def build_method(self) -> Any:
-        """The Method object that the section `method` describes."""
-        options = {k: v for k, v in self.method.items() if k != "name"}
-        return registry.resolve("methods", self.method["name"]).model_validate(options)
+        """The Method object that the sections `method` and `gist` describe."""
+        method = _build(self.method)
+        if self.gist is None:
+            return method
+        return registry.resolve("sections", "gist").model_validate(self.gist).wrap(method)
 
     def origin(self, key: str) -> str:
         """Where the value of a dotted key comes from.
@@ -99,9 +119,9 @@ class Recipe(Section):
         a method). A recipe that was not loaded by `load_recipe` knows only defaults.
         """
         parts = key.split(".")
-        for n in range(len(parts), 0, -1):
-            if ".".join(parts[:n]) in self._origins:
-                return self._origins[".".join(parts[:n])]
+        # who gave an empty mapping gave nothing in it
+        if key in self._origins:
+            return self._origins[key]
         in_method = parts[0] == "method" and parts[-1] != "name"
         return f"{self.method['name']} default" if in_method else "default"
 
@@ -128,6 +148,12 @@ class Recipe(Section):
         return isinstance(other, Recipe) and self.as_dict() == other.as_dict()
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def _build(section: Mapping[str, Any]) -> Any:
+    """The Method object of a section `method`."""
+    options = {k: v for k, v in section.items() if k != "name"}
+    return registry.resolve("methods", section["name"]).model_validate(options)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

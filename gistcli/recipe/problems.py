@@ -39,6 +39,8 @@ _BOUNDS = {
     "string_too_short": "a text that is not empty",
 }
 _EXPECTED_AT = {
+    "gist.interaction": "auto, none, bkld, fkld, rkld, bernoulli, mse, cosine, or NAME: weight of "
+    "several, with weights above 0",
     "model.img_size": "a whole number, or [height, width]",
     "train.device": "auto, cpu, mps, cuda or cuda:N",
     "train.max_time": "seconds, or a text such as 90m or 2h",
@@ -176,8 +178,8 @@ def section_keys(section: Iterable[str]) -> list[str]:
     model: type[BaseModel] | None = Recipe
     for step in section:
         field = model.model_fields.get(step) if model else None
-        model = _section_class(field.annotation) if field else None
-    keys = list(model.model_fields) if model else []
+        model = _section_class(step, field.annotation) if field else None
+    keys = [field.alias or key for key, field in model.model_fields.items()] if model else []
     return [*keys, *FILE_KEYS] if model is Recipe else keys
 
 
@@ -187,7 +189,10 @@ def every_key() -> Iterator[str]:
         yield from (f"{name}.{key}" for key in section_keys([name]))
 
 
-def _section_class(annotation: Any) -> type[BaseModel] | None:
+def _section_class(name: str, annotation: Any) -> type[BaseModel] | None:
+    if name in registry.names("sections"):
+        found: type[BaseModel] = registry.resolve("sections", name)
+        return found
     for candidate in (annotation, *get_args(annotation)):
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
             return candidate

@@ -24,6 +24,11 @@ def recipe_schema() -> dict[str, Any]:
         "anyOf": choices,
         "default": {"name": DEFAULT_METHOD},
     }
+    fields["gist"] = {
+        "description": fields["gist"].get("description", ""),
+        "anyOf": [_gist_schema(definitions), {"type": "null"}],
+        "default": None,
+    }
     fields["extends"] = {
         "type": "string",
         "description": "Another recipe, relative to this one, whose keys this one overrides.",
@@ -38,6 +43,12 @@ def recipe_schema() -> dict[str, Any]:
     for section in ("ModelSection", "DataSection"):
         definitions[section].pop("required", None)
     return schema
+
+
+def _gist_schema(definitions: dict[str, Any]) -> dict[str, Any]:
+    """A reference to the schema of the section `gist`, which joins `definitions`."""
+    definitions["gist"] = registry.resolve("sections", "gist").model_json_schema(by_alias=True)
+    return {"$ref": "#/$defs/gist"}
 
 
 def _method_schema(name: str, definitions: dict[str, Any]) -> dict[str, Any]:

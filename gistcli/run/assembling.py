@@ -10,8 +10,14 @@ import torch
 
 from gistcli.backbones import Backbone, Site, open_backbone
 from gistcli.methods.base import Method, Tuner
+from gistcli.methods.gist import GistTuner
 from gistcli.recipe import ModelSection, Recipe
 from gistcli.reporting import Reporter
+
+SLOWER = (
+    "gist: the token enters in front of the first block, so that the backward pass goes through "
+    "the whole network; without it a step would take about half the time"
+)
 
 
 @dataclass
@@ -108,8 +114,10 @@ def say_parameters(assembly: Assembly, reporter: Reporter, *, head: bool = True)
     reporter.say(
         f"trainable params: {trainable:,} || all params: {total:,} || "
         f"trainable%: {100 * trainable / total:.4f}  "
-        f"({assembly.method.label()} {counts['method']:,}, "
+        f"({assembly.method.label()} {counts['method'] + counts['gist']:,}, "
         f"head {format(counts['head'], ',') if head else 'unknown'})"
     )
+    if isinstance(assembly.tuner, GistTuner) and assembly.tuner.lengthens_backward():
+        reporter.say(SLOWER)
     reason = assembly.tuner.merge_refusal()
     reporter.say(f"merge: {'exact' if reason is None else f'no: {reason}'}")

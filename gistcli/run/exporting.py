@@ -143,7 +143,7 @@ def _reference(loaded: Loaded, reporter: Reporter) -> Reference:
 def _card(loaded: Loaded) -> Callable[[Receipt], str]:
     run, info, recipe = loaded.require_run("merge")
     result = run.read_result()
-    summary = type(loaded.tuner.method).summary
+    summary = loaded.tuner.method.summary
     facts = CardFacts(
         base_model=info.backbone.name,
         method=f"{loaded.tuner.method.label()}: {summary}",

@@ -9,14 +9,17 @@ from gistcli.artifacts.tensors import RELOAD
 from gistcli.artifacts.tuner_file import MethodInfo
 from gistcli.errors import NotFound, UnknownName, WeightsError
 from gistcli.methods.base import Method
+from gistcli.methods.gist import Gist, WithGist
 
 
 def method_info(method: Method, name: str) -> MethodInfo:
-    """Name, options and the distribution that the code comes from."""
+    """Name, options, the gist token's, and the distribution that the code comes from."""
     distribution, version = _source(name)
+    inner, gist = (method.inner, method.gist) if isinstance(method, WithGist) else (method, None)
     return MethodInfo(
         name=name,
-        options=method.model_dump(mode="json"),
+        options=inner.model_dump(mode="json"),
+        gist=None if gist is None else gist.model_dump(mode="json"),
         distribution=distribution,
         version=version,
     )
@@ -32,6 +35,7 @@ def method_of(info: MethodInfo) -> Method:
     """
     try:
         method: Method = registry.resolve("methods", info.name).model_validate(info.options)
+        return method if info.gist is None else Gist.model_validate(info.gist).wrap(method)
     except ValidationError as error:
         found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise WeightsError(
@@ -50,7 +54,6 @@ def method_of(info: MethodInfo) -> Method:
             f"{info.version}, which is not here.",
             f"Install it: pip install {info.distribution}=={info.version}",
         ) from error
-    return method
 
 
 def _source(name: str) -> tuple[str, str]:
