@@ -9,6 +9,7 @@ from typing import Any
 from gistcli.data import Catalog, expected_counts, open_catalog
 from gistcli.errors import NotFound
 from gistcli.methods.base import Method
+from gistcli.methods.gist import WithGist
 from gistcli.recipe import Recipe
 from gistcli.reporting import SILENT, Reporter
 from gistcli.run.assembling import assemble, say_parameters, site_rows
@@ -66,7 +67,7 @@ def _without_head(counts: Mapping[str, int]) -> dict[str, int | None]:
 
 def _warn_of_files(method: Method, reporter: Reporter) -> None:
     """Names the files that the method's options point at and that are not there."""
-    for option, value in method:
+    for option, value in method.inner if isinstance(method, WithGist) else method:
         if isinstance(value, Path) and not value.exists():
             reporter.warn(f"not looked at: method.{option} ({value} does not exist)")
 

@@ -60,7 +60,7 @@ class Counter:
             GistError: whatever keeps the model or the method from being built.
         """
         model = recipe.model.model_dump_json()
-        key = (model, repr(sorted(recipe.method.items())))
+        key = (model, repr((sorted(recipe.method.items()), recipe.gist)))
         if key not in self._counted:
             if self._backbone is None or model != self._model:
                 self._backbone, self._model = open_model(recipe.model, meta=True), model
