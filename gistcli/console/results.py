@@ -203,6 +203,29 @@ def _predict(console: Console, result: Result) -> None:
                   soft_wrap=True)  # fmt: skip
 
 
+def _tokens(console: Console, result: Result) -> None:
+    """Where CLS and GIST look: figures by block and by image, and the files."""
+    value = result.value
+    both = value["overlap"] is not None
+    shares = value["patch_share"]
+    rows = [
+        [layer, *(f"{share[i]:.0%}" for share in shares.values()),
+         *([f"{value['overlap'][i]:.2f}"] if both else [])]
+        for i, layer in enumerate(value["layers"])
+    ]  # fmt: skip
+    columns = ["layer", *(f"{name} on patches" for name in shares), *(["overlap"] if both else [])]
+    console.print(make_table(f"mean of {len(value['images'])} images", columns, rows))
+    names = {"image": "image", "class": "prediction", "gist_class": "gist", "jeffreys": "Jeffreys"}
+    shown = [key for key in names if value["images"][0].get(key) is not None]
+    rows = [[_short(entry[key]) for key in shown] for entry in value["images"][:_MANY]]
+    console.print(make_table("", [names[key] for key in shown], rows))
+    _files(console, {"files": {key: value[key] for key in ("sheets", "overview", "maps")}})
+
+
+def _short(figure: object) -> object:
+    return f"{figure:.3g}" if isinstance(figure, float) else figure
+
+
 def _demo(console: Console, result: Result) -> None:
     """The run beside the probe, what the difference rests on, and what to look at."""
     value = result.value
@@ -260,6 +283,7 @@ _VIEWS: dict[str, Callable[[Console, Result], None]] = {
     "eval": _evaluate,
     "demo": _demo,
     "predict": _predict,
+    "tokens": _tokens,
     "list": _list,
     "sweep": _sweep,
     "sweep-dry-run": _sweep_dry_run,

@@ -100,7 +100,7 @@ def cluster_maps(tuner: Tuner, pixels: Tensor, layers: Sequence[int] | None = No
     if not tuner.method.capabilities().clusters:
         raise NotSupported(
             f"{tuner.method.name} has no clusters to show.",
-            "`gist list methods` says which methods have them.",
+            "`gist list methods` says which methods have them; --tokens shows where CLS looks.",
         )
     depth = tuner.backbone.depth
     chosen = _layer_numbers(layers, [s.layer for s in tuner.sites], depth)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -78,7 +78,7 @@ def write_token_sheets(
             (strength(maps.mean[i, s, -1]), f"{LABELS[slot]} L{maps.layers[-1]}")
             for s, slot in enumerate(maps.slots)
         ]
-        strips.append(Strip(f"{name}   {title}", photo, last))
+        strips.append(Strip(f"{PurePath(name).name}   {title}", photo, last))
     overview = write_overview(strips, f"L layer; {NOTE}", output, SUFFIX)
     _write_maps(output / RAW, maps, names, sheets)
     return TokenFiles(sheets, overview, output / RAW)
@@ -114,7 +114,8 @@ def tokens_sheet(
 ) -> Image.Image:
     """The photo with its name, and rows of maps laid over it."""
     columns = max(len(row.maps) for row in rows)
-    side = min(max(1840 // columns - 6, CELLS[0]), CELLS[1])
+    room = min(1840 // columns, 2600 // len(rows)) - 6
+    side = min(max(room, CELLS[0]), CELLS[1])
     small, corner = fitted(photo, (side, side)), fitted(photo, (CORNER, CORNER))
     left = MARGIN + max(len(row.name) for row in rows) * 9 + GAP
     top = 2 * MARGIN + max(corner.height, HEADER + 100)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gistcli.run.finetuning import finetune
     from gistcli.run.inspection import inspect
     from gistcli.run.loading import load
-    from gistcli.run.picturing import visualize
+    from gistcli.run.picturing import visualize, visualize_tokens
     from gistcli.run.planning import dry_run
     from gistcli.run.prediction import predict
     from gistcli.run.smoking import smoke
@@ -39,6 +39,7 @@ __all__ = [
     "sweep",
     "sweep_dry_run",
     "visualize",
+    "visualize_tokens",
 ]
 _MODULES = {
     "compare": "comparing",
@@ -56,6 +57,7 @@ _MODULES = {
     "sweep": "sweeping",
     "sweep_dry_run": "sweep_estimate",
     "visualize": "picturing",
+    "visualize_tokens": "picturing",
 }
 
 

@@ -1,4 +1,4 @@
-"""`gist visualize`: where in a picture the clusters of a method answer."""
+"""`gist visualize`: where in a picture clusters answer, and where CLS and the gist token look."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from gistcli.atomic import require_writable
 from gistcli.data import expand_inputs, load_images
+from gistcli.explain.attention import LABELS, AttentionMaps, attention_maps
 from gistcli.explain.clusters import cluster_maps
 from gistcli.explain.heatmap import write_sheets
+from gistcli.explain.token_sheet import write_token_sheets
+from gistcli.methods.gist import WithGist
 from gistcli.reporting import SILENT, Reporter
 from gistcli.run.loading import open_target
 
@@ -53,11 +58,7 @@ def visualize(
     loaded.require_run("visualize")
     pixels, shown = load_images(files, loaded.preprocess, loaded.device)
     maps = cluster_maps(loaded.tuner, pixels, layers)
-    best = torch.from_numpy(maps.logits).softmax(dim=-1).max(dim=-1)
-    titles = [
-        f"{loaded.classes[i]} {p:.0%}"
-        for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    ]
+    titles = [f"{name} {p:.0%}" for name, p in _best(maps.logits, loaded.classes)]
     written = write_sheets(
         maps,
         shown,
@@ -77,3 +78,131 @@ def visualize(
         "overview": [str(p) for p in written.overview],
         "seconds": round(time.perf_counter() - start, 3),
     }
+
+
+def visualize_tokens(
+    target: Path,
+    images: Sequence[Path],
+    output: Path,
+    *,
+    layers: Sequence[int] | None = None,
+    heads: bool = False,
+    model: str | None = None,
+    device: str = "auto",
+    reporter: Reporter = SILENT,
+) -> dict[str, Any]:
+    """Sheets of where CLS and the gist token look, the raw maps, and how far both agree.
+
+    Args:
+        target: a run; without a gist token CLS alone is shown.
+        images: image files and folders of them.
+        output: folder for the sheets; made where missing.
+        layers: blocks from 0; None means all.
+        heads: draw every head, not their mean alone.
+        model: where the backbone lies now.
+        device: where to compute.
+        reporter: gets all talk.
+
+    Raises:
+        NotSupported: attention within windows, or neither a class token nor a gist token.
+        Refused: a layer that does not exist.
+        GistError: as `open_target`; broken images; the disk.
+    """
+    start = time.perf_counter()
+    require_writable(output, folder=True)
+    files = expand_inputs(images)
+    loaded = open_target(target, model=model, device=device)
+    loaded.require_run("visualize")
+    method = loaded.tuner.method
+    gist = method.gist if isinstance(method, WithGist) else None
+    other = "prompts" if gist is not None and gist.source == "prompts" else "gist"
+    pixels, shown = load_images(files, loaded.preprocess, loaded.device)
+    maps = attention_maps(loaded.tuner, pixels, layers, other)
+    notes = _missing(maps, loaded.backbone.architecture)
+    for note in notes:
+        reporter.say(note)
+    temperature = None if gist is None else gist.temperature
+    entries = _entries(maps, [str(f) for f in files], loaded.classes, temperature)
+    titles = [_title(entry, maps.slots) for entry in entries]
+    names = [entry["image"] for entry in entries]
+    written = write_token_sheets(maps, shown, names, output, titles=titles, heads=heads)
+    for entry, sheet in zip(entries, written.sheets, strict=True):
+        entry["sheet"] = str(sheet)
+    return {
+        "output": str(output),
+        "tokens": maps.slots,
+        "layers": maps.layers,
+        "heads": maps.maps.shape[3],
+        "temperature": temperature,
+        **_means(maps, entries),
+        "images": entries,
+        "maps": str(written.maps),
+        "sheets": [str(p) for p in written.sheets],
+        "overview": [str(p) for p in written.overview],
+        "notes": notes,
+        "seconds": round(time.perf_counter() - start, 3),
+    }
+
+
+def _best(logits: NDArray[np.float32], classes: Sequence[str]) -> list[tuple[str, float]]:
+    """The likeliest class of every image, and its probability."""
+    best = torch.from_numpy(logits).softmax(dim=-1).max(dim=-1)
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [(classes[i], p) for i, p in pairs]
+
+
+def _missing(maps: AttentionMaps, architecture: str) -> list[str]:
+    """Why there is one token to show and not two."""
+    if maps.slots == ["cls"]:
+        return ["The run has no gist token: CLS alone is shown. Train with --gist to compare."]
+    if "cls" not in maps.slots:
+        return [f"{architecture} has no class token: {LABELS[maps.slots[0]]} alone is shown."]
+    return []
+
+
+def _entries(
+    maps: AttentionMaps, names: Sequence[str], classes: Sequence[str], temperature: float | None
+) -> list[dict[str, Any]]:
+    """The figures of every image."""
+    read = {"": maps.logits, "gist_": maps.gist_logits}
+    best = {key: _best(logits, classes) for key, logits in read.items() if logits is not None}
+    apart = None if temperature is None else maps.jeffreys(temperature)
+    entries: list[dict[str, Any]] = []
+    for i, name in enumerate(names):
+        entry: dict[str, Any] = {"image": name}
+        for key, found in best.items():
+            entry |= {f"{key}class": found[i][0], f"{key}probability": found[i][1]}
+        entry["jeffreys"] = None if apart is None else float(apart[i])
+        entry["overlap"] = None if maps.overlap is None else maps.overlap[i].tolist()
+        entry["patch_share"] = _by_slot(maps, maps.patch_share[i])
+        entries.append(entry)
+    return entries
+
+
+def _by_slot(maps: AttentionMaps, figures_SL: NDArray[np.float32]) -> dict[str, list[float]]:
+    return dict(zip(maps.slots, figures_SL.tolist(), strict=True))
+
+
+def _means(maps: AttentionMaps, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The same figures over all images; `same_class` is the share where both read-outs agree."""
+    apart = [entry["jeffreys"] for entry in entries if entry["jeffreys"] is not None]
+    both = [entry for entry in entries if "gist_class" in entry]
+    return {
+        "jeffreys": float(np.mean(apart)) if apart else None,
+        "same_class": float(np.mean([e["class"] == e["gist_class"] for e in both]))
+        if both
+        else None,
+        "overlap": None if maps.overlap is None else maps.overlap.mean(axis=0).tolist(),
+        "patch_share": _by_slot(maps, maps.patch_share.mean(axis=0)),
+    }
+
+
+def _title(entry: dict[str, Any], slots: Sequence[str]) -> str:
+    """What the network says of an image, and what is read out from the gist token."""
+    parts = [f"{entry['class']} {entry['probability']:.0%}"]
+    if "gist_class" in entry:
+        parts[0] = f"prediction: {parts[0]}"
+        parts.append(f"{LABELS[slots[-1]]}: {entry['gist_class']} {entry['gist_probability']:.0%}")
+    if entry["jeffreys"] is not None:
+        parts.append(f"Jeffreys divergence {entry['jeffreys']:.3g}")
+    return ", ".join(parts)

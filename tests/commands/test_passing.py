@@ -131,6 +131,12 @@ CALLS: list[tuple[list[str], str, tuple[Any, ...], dict[str, Any]]] = [
         (Path("r"), [Path("a.png")], Path("d")),
         {"layers": None, "clusters": None, "show_all": False, "model": None, "device": "auto"},
     ),
+    (
+        ["visualize", "r", "a.png", "-o", "d", "--tokens", "--heads", "--layers", "0"],
+        "visualize_tokens",
+        (Path("r"), [Path("a.png")], Path("d")),
+        {"layers": [0], "heads": True, "model": None, "device": "auto"},
+    ),
     (["inspect", "gist_vit_nano"], "inspect", ("gist_vit_nano",), {}),
     (["list", "methods"], "listing", ("methods",), {}),
 ]  # fmt: skip
