@@ -23,7 +23,9 @@ def test_t_squared_multiplies_divergences_alone() -> None:
     assert Gist(interaction="none").weights(5) == {}
 
 
-def test_a_softmax_over_one_output_is_refused_and_auto_compares_the_outputs(batch: Batch) -> None:
+def test_a_softmax_over_one_output_is_refused_and_auto_compares_the_outputs(
+    batch: dict[str, Tensor],
+) -> None:
     backbone = KINDS["class token"].backbone()
     assert Gist().weights(CLASSES) == {"bkld": 0.75}
     backbone.reset_head(1)
