@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from pydantic import ValidationError
+from torch import Tensor
 from torch.nn import functional as F
 
 from gistcli.errors import Refused
