@@ -206,15 +206,15 @@ def _predict(console: Console, result: Result) -> None:
 def _tokens(console: Console, result: Result) -> None:
     """Where CLS and GIST look: figures by block and by image, and the files."""
     value = result.value
-    both = value["overlap"] is not None
-    shares = value["patch_share"]
+    figures = {f"{name} on patches": share for name, share in value["patch_share"].items()}
+    figures |= {"overlap": value["overlap"], "with another image": value["overlap_chance"]}
+    columns = {name: figure for name, figure in figures.items() if figure is not None}
     rows = [
-        [layer, *(f"{share[i]:.0%}" for share in shares.values()),
-         *([f"{value['overlap'][i]:.2f}"] if both else [])]
+        [layer, *(f"{figure[i]:.2f}" for figure in columns.values())]
         for i, layer in enumerate(value["layers"])
-    ]  # fmt: skip
-    columns = ["layer", *(f"{name} on patches" for name in shares), *(["overlap"] if both else [])]
-    console.print(make_table(f"mean of {len(value['images'])} images", columns, rows))
+    ]
+    title = f"mean of {len(value['images'])} images"
+    console.print(make_table(title, ["layer", *columns], rows))
     names = {"image": "image", "class": "prediction", "gist_class": "gist", "jeffreys": "Jeffreys"}
     shown = [key for key in names if value["images"][0].get(key) is not None]
     rows = [[_short(entry[key]) for key in shown] for entry in value["images"][:_MANY]]

@@ -3,8 +3,11 @@
 The maps are the weights by which a block mixes the patches' values into a token, as the network
 itself computes them. They say what the token gathers in that block, not what the decision rests
 on: values differ in size, later blocks mix what earlier ones have mixed, and large weights on a few
-patches of the background are a habit of plain ViTs. Shape suffixes: B = images, S = tokens that
-look, L = blocks, H = heads, K = classes, h and w = rows and columns of patches.
+patches of the background are a habit of plain ViTs. Nor does a high overlap show what the token has
+learnt: on 100 photos of 20 classes (ViT-Ti, GIFT with a gist token, 60 steps, one seed) it was 0.70
+over all blocks, and 0.67 to 0.74 with three random tokens put in its place. Shape suffixes:
+B = images, S = tokens that look, L = blocks, H = heads, K = classes, h and w = rows and columns of
+patches.
 """
 
 from __future__ import annotations
@@ -67,6 +70,15 @@ class AttentionMaps:
     def overlap(self) -> Floats | None:
         """(B, L), see `overlap`, of the means over the heads; None for a single slot."""
         return overlap(self.mean[:, 0], self.mean[:, 1]) if len(self.slots) > 1 else None
+
+    @property
+    def chance(self) -> Floats | None:
+        """(L,) mean overlap of the second slot with the first one's map of the next image, as what
+        place alone explains; None for a single slot or image."""
+        if len(self.slots) < 2 or len(self.maps) < 2:
+            return None
+        shuffled = overlap(np.roll(self.mean[:, 0], -1, axis=0), self.mean[:, 1])
+        return shuffled.mean(axis=0, dtype=np.float32)
 
     def jeffreys(self, temperature: float) -> Floats | None:
         """(B,) Jeffreys divergence of softmax(z / T) and softmax(g / T) in nats, an image each."""

@@ -184,7 +184,10 @@ def _by_slot(maps: AttentionMaps, figures_SL: NDArray[np.float32]) -> dict[str, 
 
 
 def _means(maps: AttentionMaps, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The same figures over all images; `same_class` is the share where both read-outs agree."""
+    """The same figures over all images.
+
+    `same_class` is the share where both read-outs agree; `overlap_chance` is that of two images.
+    """
     apart = [entry["jeffreys"] for entry in entries if entry["jeffreys"] is not None]
     both = [entry for entry in entries if "gist_class" in entry]
     return {
@@ -193,6 +196,7 @@ def _means(maps: AttentionMaps, entries: Sequence[dict[str, Any]]) -> dict[str, 
         if both
         else None,
         "overlap": None if maps.overlap is None else maps.overlap.mean(axis=0).tolist(),
+        "overlap_chance": None if maps.chance is None else maps.chance.tolist(),
         "patch_share": _by_slot(maps, maps.patch_share.mean(axis=0)),
     }
 

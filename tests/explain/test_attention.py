@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from gistcli.backbones import Backbone
+from gistcli.backbones.attending import watch_attention
 from gistcli.errors import NotSupported, Refused, WeightsError
 from gistcli.explain.attention import CHUNK, AttentionMaps, attention_maps, overlap
 from gistcli.methods.base import Tuner
 from gistcli.methods.gift import Gift
+from gistcli.methods.toast import Toast
 from gistcli.testing.kinds import KINDS
 from tests.explain.conftest import backbone as tiny
 
@@ -125,6 +127,33 @@ def test_overlap_is_the_mass_in_common() -> None:
     assert overlap(left - 0.05, left) == pytest.approx(1)  # what is negative does not count
     assert overlap(np.zeros((4, 4), np.float32), even) == 0
     assert overlap(np.stack([left, right]), np.stack([left, left])).tolist() == [1, 0]
+
+
+def test_the_overlap_of_two_images_is_what_place_alone_explains() -> None:
+    maps = np.zeros((2, 2, 1, 1, 2, 2), np.float32)
+    maps[0, :, ..., 0, 0] = maps[1, :, ..., 1, 1] = 0.5  # both tokens follow the image
+    logits = np.zeros((2, 3), np.float32)
+    follow = AttentionMaps(maps, ["cls", "gist"], [0], logits, logits)
+    assert follow.overlap.tolist() == [[1], [1]]  # type: ignore[union-attr]
+    assert follow.chance.tolist() == [0]  # type: ignore[union-attr]
+    fixed = AttentionMaps(maps[:1].repeat(2, axis=0), ["cls", "gist"], [0], logits, logits)
+    assert fixed.chance.tolist() == [1]  # type: ignore[union-attr]
+    one = AttentionMaps(maps[:1], ["cls", "gist"], [0], logits[:1], logits[:1])
+    assert one.chance is None
+
+
+def test_a_network_that_runs_twice_is_shown_in_its_second_pass() -> None:
+    tuner = Toast().attach(tiny())
+    torch.manual_seed(1)
+    for trained in tuner.trainable().values():
+        torch.nn.init.normal_(trained.parameter, std=2.0)
+    passes: list[Tensor] = []
+    with torch.no_grad(), watch_attention(tuner.backbone, lambda n, a: passes.append(a), [1]):
+        tuner({"pixels": images()})
+    first, second = (a[:, :, 0, 1:].unflatten(-1, (4, 4)) for a in passes)
+    got = torch.from_numpy(attention_maps(tuner, images(), [1]).maps[:, 0, 0])
+    torch.testing.assert_close(got, second)
+    assert (got - first).abs().max() > 1e-3
 
 
 def test_the_divergence_is_taken_image_by_image_at_the_temperature() -> None:

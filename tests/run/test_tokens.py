@@ -69,6 +69,7 @@ def test_a_run_with_gist_shows_both_tokens_and_how_far_they_agree(
         assert raw["maps"].shape == (3, 2, 2, found["heads"], 8, 8)
         assert found["overlap"] == pytest.approx(raw["overlap"].mean(axis=0).tolist())
         share = raw["maps"].mean(axis=3).sum(axis=(-2, -1)).mean(axis=0)
+    assert all(0 < value < 1 for value in found["overlap_chance"])
     assert found["patch_share"]["gist"] == pytest.approx(share[1].tolist(), rel=1e-5)
     assert [Path(p).name for p in found["overview"]] == ["overview-tokens.png"]
 
@@ -90,6 +91,7 @@ def test_a_run_without_gist_shows_cls_alone_and_says_so(
     assert found["notes"] == heard.lines
     assert "no gist token: CLS alone" in heard.lines[0]
     assert found["overlap"] is found["jeffreys"] is found["same_class"] is None
+    assert found["overlap_chance"] is None
     assert "gist_class" not in found["images"][0]
     assert len(found["patch_share"]["cls"]) == len(found["layers"]) == 4
 
@@ -116,7 +118,7 @@ def test_people_see_figures_by_layer_and_by_image_and_the_files(
 ) -> None:
     arguments = (with_gist, *pictures, "-o", tmp_path, "--tokens", "--heads", "--layers", "2-3")
     out, _ = call(capsys, 0, *arguments)
-    for word in ("layer", "cls on patches", "gist on patches", "overlap", "Jeffreys", "prediction"):
+    for word in ("layer", "cls on patches", "gist on patches", "with another image", "Jeffreys"):
         assert word in out, word
     assert str(tmp_path / "digit-0-tokens.png") in out.replace("\n", "")
     value: Any = json.loads(call(capsys, 0, *arguments, "--json")[0])
