@@ -16,8 +16,9 @@ from gistcli.reporting import Reporter
 
 SLOWER = (
     "gist: the token enters in front of the first block, so that the backward pass goes through "
-    "the whole network; without it a step would take about half the time"
+    "the whole network: a step takes about twice as long as without the token"
 )
+NOT_KEPT = ", which could also train on features that are computed once"
 
 
 @dataclass
@@ -118,6 +119,7 @@ def say_parameters(assembly: Assembly, reporter: Reporter, *, head: bool = True)
         f"head {format(counts['head'], ',') if head else 'unknown'})"
     )
     if isinstance(assembly.tuner, GistTuner) and assembly.tuner.lengthens_backward():
-        reporter.say(SLOWER)
+        once = assembly.tuner.method.inner.capabilities().frozen_features
+        reporter.say(SLOWER + (NOT_KEPT if once else ""))
     reason = assembly.tuner.merge_refusal()
     reporter.say(f"merge: {'exact' if reason is None else f'no: {reason}'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +10,11 @@ import torch
 from torch import Tensor
 
 from gistcli.backbones import Backbone
+from gistcli.errors import NotFound
 from gistcli.methods.base import Method
 from gistcli.methods.convpass import Convpass, ConvpassModule
+from gistcli.methods.gift import Gift
+from gistcli.methods.gift_v1 import Generator, GiftV1
 from gistcli.methods.gist import Gist, GistTuner
 from gistcli.methods.linear import Linear
 from gistcli.methods.toast import Toast, ToastTuner
@@ -18,6 +22,7 @@ from gistcli.methods.vpt import Vpt
 from gistcli.objectives import Classification
 from gistcli.testing.acting import disturb
 from gistcli.testing.kinds import KINDS
+from gistcli.train.guards import require_fired
 from tests.backbones.kinds import NEW
 
 Batch = dict[str, Tensor]
@@ -167,6 +172,33 @@ def test_both_passes_of_toast_see_the_token(tiny: Backbone, batch: Batch) -> Non
     assert lengths == [18, 18]
     missing = [n for n, t in tuner.trainable().items() if t.parameter.grad is None]
     assert set(missing) <= tuner.idle()
+
+
+def test_a_step_is_one_of_the_method_under_it(tiny: Backbone, batch: Batch) -> None:
+    tuner = attach(tiny, GiftV1(dim=8, clusters=4, heads=2))
+    generated: list[object] = []
+    for module in tuner.modules():
+        if isinstance(module, Generator):
+            module.register_forward_hook(lambda *arguments: generated.append(arguments))
+    with tuner.step():  # generates once for both passes
+        for _ in range(2):
+            Classification(tuner)(batch, 6).total.backward()
+    assert len(generated) == 1
+    assert tuner.idle() == tuner.inner.idle() != set()
+
+
+def test_sites_clusters_and_start_are_those_of_the_method_under_it(
+    tiny: Backbone, batch: Batch, tmp_path: Path
+) -> None:
+    tuner = attach(tiny, Gift(rank=4))
+    tuner(batch)
+    assert tuner.sites
+    assert tuner.fired() == {"gist", *(site.name for site in tuner.sites)}
+    require_fired(tuner)
+    assert torch.equal(tuner.clusters(tuner.sites[0]), tuner.inner.clusters(tuner.sites[0]))
+    tuner.detach()
+    with pytest.raises(NotFound):
+        attach(tiny, Toast(weights=tmp_path / "nowhere")).start()
 
 
 def test_terms_of_the_method_under_it_stay(tiny: Backbone, batch: Batch) -> None:

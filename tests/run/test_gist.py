@@ -161,6 +161,7 @@ def test_a_run_says_once_where_the_token_makes_the_backward_pass_longer(
     run.finetune(recipe(**options, gist={}), output=tmp_path / "run", reporter=listener)
     lines = [line for line in listener.lines if "through the whole network" in line]
     assert len(lines) == said
+    assert any("computed once" in line for line in lines) == (method["name"] == "linear")
     # kept features would be those of the network without the token
     assert not [line for line in listener.lines if line.startswith("features are computed")]
 
