@@ -98,10 +98,14 @@ def with_method(recipe: Recipe, name: str) -> Recipe:
     """The same recipe for another method: options and published figures of the first stay behind.
 
     What `optim` leaves null then means the recommendation of the new one.
+
+    Raises:
+        RecipeError: the rest of the recipe does not go with that method.
     """
     if name == recipe.method["name"]:
         return recipe
-    return Recipe.model_validate({**recipe.as_dict(), "method": {"name": name}, "published": None})
+    tree = {**recipe.as_dict(), "method": {"name": name}, "published": None}
+    return _validated(tree, f"--methods {name}")
 
 
 def with_values(recipe: Recipe, values: Mapping[str, Any], origin: str) -> Recipe:
@@ -122,8 +126,11 @@ def with_values(recipe: Recipe, values: Mapping[str, Any], origin: str) -> Recip
         for section in sections:
             inner = inner.setdefault(section, {})
         inner[name] = value
+    return _validated(tree, f"{origin} with {recipe.method['name']}")
+
+
+def _validated(tree: dict[str, Any], where: str) -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        where = f"{origin} with {recipe.method['name']}"
         raise refusal(where, explain(error, tree), {}) from error

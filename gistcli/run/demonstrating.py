@@ -62,8 +62,8 @@ def _with_method(recipe: Recipe, name: str) -> Recipe:
     if name == recipe.method["name"]:
         return recipe
     optim = recipe.optim.model_copy(update={"lr": None, "weight_decay": None, "clip_norm": None})
-    values = {**recipe.as_dict(), "method": {"name": name}, "optim": optim.model_dump()}
-    return Recipe.model_validate(values)
+    own = {"method": {"name": name}, "gist": None, "optim": optim.model_dump()}
+    return Recipe.model_validate({**recipe.as_dict(), **own})
 
 
 def _train(recipe: Recipe, output: Path, reporter: Reporter) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from gistcli import registry
 from gistcli.errors import GistError
 from gistcli.methods.base import Method, Tuner
 from gistcli.methods.choices import choices
+from gistcli.methods.gist import Gist
 from gistcli.testing.kinds import KINDS, Kind
 
 PLAIN = "class token"
@@ -20,14 +21,21 @@ PLAIN = "class token"
 
 @dataclass(frozen=True)
 class Configuration:
-    """A method with one value of one option changed, or none."""
+    """A method with one value of one option changed, or none; or with a gist token beside it."""
 
     name: str
     option: str | None = None
     value: Any = None
+    gist: bool = False
 
     def __str__(self) -> str:
-        return self.name if self.option is None else f"{self.name} {self.option}={self.value}"
+        own = self.name if self.option is None else f"{self.name} {self.option}={self.value}"
+        return f"{own} + gist" if self.gist else own
+
+    @property
+    def listed(self) -> str:
+        """The name under which its refusals are listed."""
+        return "gist" if self.gist else self.name
 
     @property
     def kind(self) -> type[Method]:
@@ -38,7 +46,8 @@ class Configuration:
     def method(self, **options: Any) -> Method:
         """The method; `options` come on top."""
         own = {} if self.option is None else {self.option: self.value}
-        return self.kind(**{**own, **options})
+        method = self.kind(**{**own, **options})
+        return Gist().wrap(method) if self.gist else method
 
 
 @dataclass(frozen=True)
@@ -101,14 +110,19 @@ def _compiles(case: Case) -> bool:
 
 
 NEEDS: dict[str, Callable[[Case], bool]] = {
-    "layers": lambda case: "layers" in case.configuration.kind.model_fields,
+    # a gist token takes part from the first block on, whatever the method's layers
+    "layers": lambda case: (
+        "layers" in case.configuration.kind.model_fields and not case.configuration.gist
+    ),
     "gate": lambda case: facts(case).gateable,
     "merge": lambda case: facts(case).merges,
     "no merge": lambda case: not facts(case).merges,
     "compiling": _compiles,
+    "plain": lambda case: case.kind.name == PLAIN,
     "low rank": lambda case: case.method().capabilities().low_rank,
 }
-"""What `@pytest.mark.needs(NAME)` asks of a case; the others are not generated."""
+"""What `@pytest.mark.needs(NAME)` asks of a case; the others are not generated. `plain` is for what
+depends on the method alone."""
 
 
 def configurations(name: str) -> Iterator[Configuration]:
@@ -122,6 +136,11 @@ def configurations(name: str) -> Iterator[Configuration]:
                 yield Configuration(name, option, value)
 
 
+GIST_EVERYWHERE = "lora"
+"""The method over which the gist token is tested on every kind; over the others on a plain ViT.
+What a network does with the token does not depend on the method, nor the reverse."""
+
+
 def all_cases(names: Sequence[str]) -> Iterator[Case]:
     """Every pair, those that are refused included."""
     for name in names:
@@ -130,3 +149,7 @@ def all_cases(names: Sequence[str]) -> Iterator[Case]:
             for kind in KINDS.values():
                 if everywhere or kind.name == PLAIN:
                     yield Case(configuration, kind)
+        beside = Configuration(name, gist=True)
+        for kind in KINDS.values():
+            if kind.name == PLAIN or name == GIST_EVERYWHERE:
+                yield Case(beside, kind)

@@ -8,6 +8,7 @@ READ = "is never called"
 REFUSED: dict[str, dict[str, str]] = {
     "convpass": {"Swin": SEQUENCE, "Swin V2": SEQUENCE, "Hiera": SEQUENCE},
     "fact": {"EVA02": "squares of one width"},
+    "gist": {"Swin": WINDOWS, "Swin V2": WINDOWS, "Hiera": WINDOWS},
     "ssf": {"EVA02": READ, "BEiT": READ, "Swin V2": READ},
     "toast": {
         "EVA02": "reads the weight",
@@ -18,4 +19,4 @@ REFUSED: dict[str, dict[str, str]] = {
     },
     "vpt": {"Swin": WINDOWS, "Swin V2": WINDOWS, "Hiera": WINDOWS},
 }
-"""Method -> kind of backbone -> part of the message."""
+"""Method, or gist for its token -> kind of backbone -> part of the message."""

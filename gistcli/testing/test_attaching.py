@@ -24,7 +24,7 @@ def test_a_refused_pair_says_why_before_anything_is_trained(refused: Case) -> No
     assert error.message.count(" ") > 3
     assert error.hint
     if refused.configuration.name in registry.TABLES["methods"]:
-        listed = REFUSED[refused.configuration.name][refused.kind.name]
+        listed = REFUSED[refused.configuration.listed][refused.kind.name]
         assert listed in error.message
 
 
@@ -38,7 +38,7 @@ def test_refusing_leaves_the_backbone_as_it_was(refused: Case, batch: Batch) -> 
 
 
 def test_nothing_on_the_list_of_refused_pairs_works_by_now(case: Case) -> None:
-    assert case.kind.name not in REFUSED.get(case.configuration.name, {})
+    assert case.kind.name not in REFUSED.get(case.configuration.listed, {})
 
 
 def test_attaching_changes_nothing_yet_unless_the_method_says_so(case: Case, batch: Batch) -> None:
@@ -171,6 +171,7 @@ def test_what_is_put_back_has_followed_the_network_to_its_device(tuner: Tuner) -
     assert all(t.parameter.is_meta for t in tuner.trainable().values())
 
 
+@pytest.mark.needs("plain")
 def test_a_tuner_is_not_copied(tuner: Tuner) -> None:
     with pytest.raises(TypeError, match="attach anew"):
         copy.deepcopy(tuner)

@@ -27,6 +27,7 @@ def test_the_state_survives_a_file_and_another_seed(
     assert torch.equal(logits(other, batch), tuned)
 
 
+@pytest.mark.needs("plain")
 def test_a_wrong_state_is_refused_with_all_differences(tuner: Tuner) -> None:
     weight, bias = tuner.backbone.head_names()[:2]
     state = {n: t.clone() for n, t in tuner.state().items()}
@@ -41,6 +42,7 @@ def test_a_wrong_state_is_refused_with_all_differences(tuner: Tuner) -> None:
     assert all(torch.equal(t, kept[n]) for n, t in tuner.state().items())
 
 
+@pytest.mark.needs("plain")
 def test_a_state_without_storage_is_refused(tuner: Tuner) -> None:
     state = {n: t.to("meta") for n, t in tuner.state().items()}
     with pytest.raises(WeightsError, match="no storage"):

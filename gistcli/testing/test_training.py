@@ -34,7 +34,7 @@ def test_trained_parameters_are_float32_and_each_stands_once(case: Case) -> None
     assert {p.dtype for p in parameters} == {torch.float32}
     assert len({id(p) for p in parameters}) == len(parameters)
     assert len({p.untyped_storage().data_ptr() for p in parameters}) == len(parameters)
-    assert {t.group for t in trained.values()} <= {"method", "head"}
+    assert {t.group for t in trained.values()} <= {"method", "gist", "head"}
 
 
 def test_a_bfloat16_backbone_carries_it(case: Case, batch: Batch) -> None:
@@ -118,6 +118,7 @@ def test_compiled_after_attaching_it_equals_eager(tuner: Tuner, batch: Batch) ->
     assert torch.allclose(logits(tuner, batch), eager, atol=1e-5)
 
 
+@pytest.mark.needs("plain")
 def test_a_compiled_backbone_is_refused(case: Case) -> None:
     backbone = case.kind.backbone()
     backbone.compile(backend="eager")

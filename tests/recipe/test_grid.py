@@ -223,6 +223,12 @@ def test_another_method_leaves_the_options_of_the_first_behind_and_keeps_what_op
     assert with_method(recipe, "gift") is recipe
 
 
+def test_a_method_that_the_rest_of_a_recipe_excludes_is_refused() -> None:
+    prompts = with_values(make("vpt"), {"gist": {"source": "prompts"}}, "--set")
+    with pytest.raises(RecipeError, match="(?s)--methods lora: 1 problem.*has no prompts"):
+        with_method(prompts, "lora")
+
+
 def test_values_are_validated_like_any_others() -> None:
     recipe = make()
     changed = with_values(recipe, {"method.rank": 2, "seed": 7, "eval.test": False}, "--grid")
