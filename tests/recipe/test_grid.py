@@ -225,7 +225,7 @@ def test_another_method_leaves_the_options_of_the_first_behind_and_keeps_what_op
 
 def test_a_method_that_the_rest_of_a_recipe_excludes_is_refused() -> None:
     prompts = with_values(make("vpt"), {"gist": {"source": "prompts"}}, "--set")
-    with pytest.raises(RecipeError, match="(?s)--methods lora: 1 problem.*has no prompts"):
+    with pytest.raises(RecipeError, match=r"(?s)--methods lora: 1 problem.*has no prompts"):
         with_method(prompts, "lora")
 
 
