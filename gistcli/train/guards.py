@@ -49,8 +49,9 @@ class Movement:
     """Compares every trained tensor with what it was before the first step.
 
     Zero inits keep some tensors of most methods still in the first step (the gradient of phi is 0
-    while psi is 0); after the second step at a rate above 0 all must have moved. A rate so small
-    that float32 cannot hold the change (the first steps of a long warm-up) is waited for.
+    while psi is 0); after the second step at a rate above 0 all must have moved. A change so small
+    that float32 cannot hold it is waited for: the first steps of a long warm-up, or gradients far
+    below the epsilon of Adam (the clusters of GIFT v1).
     """
 
     def __init__(self, trainable: Mapping[str, Trained], idle: Iterable[str] = ()) -> None:
@@ -71,14 +72,15 @@ class Movement:
             NotSupported: tensors that have not moved, and should have.
         """
         rates = {n: g["lr"] for g in optimiser.param_groups for n in g["names"]}
-        adaptive = "betas" in optimiser.param_groups[0]
+        group = optimiser.param_groups[0]
+        epsilon = group["eps"] if "betas" in group else None
         still = []
         for name in list(self._before):
             parameter, rate = self._parameters[name], rates.get(name, 0.0)
             self._steps[name] += rate > 0
             if not torch.equal(parameter, self._before[name]):
                 del self._before[name]
-            elif self._steps[name] >= 2 and _should_move(parameter, rate, adaptive):
+            elif self._steps[name] >= 2 and _should_move(parameter, rate, epsilon):
                 still.append(name)
         if still:
             raise NotSupported(
@@ -87,13 +89,19 @@ class Movement:
             )
 
 
-def _should_move(parameter: Tensor, rate: float, adaptive: bool) -> bool:
-    """Whether an update at this rate is large enough to be seen in float32; a dry one always is."""
+def _should_move(parameter: Tensor, rate: float, epsilon: float | None) -> bool:
+    """Whether an update at this rate is large enough to be seen in float32; a dry one always is.
+
+    Args:
+        parameter: with its gradient.
+        rate: the learning rate.
+        epsilon: that of Adam, whose first updates are rate g / (|g| + epsilon); None for SGD.
+    """
     gradient = parameter.grad
     largest = 0.0 if gradient is None else float(gradient.abs().max())
     if largest == 0.0:
         return True
-    size = rate if adaptive else rate * largest
+    size = rate * largest / (1.0 if epsilon is None else largest + epsilon)
     return size > 4 * torch.finfo(parameter.dtype).eps * float(parameter.detach().abs().max())
 
 

@@ -97,3 +97,12 @@ def test_a_rate_too_small_for_float32_is_waited_for() -> None:
     assert not steps(parameters, plan, 3, 20_000).done
     assert parameters["a"].parameter.item() == 1.0
     assert steps(parameters, plan, 200, 20_000).done
+
+
+def test_a_gradient_far_below_the_epsilon_of_adam_is_waited_for() -> None:
+    parameters = trained(a=torch.ones(1))
+    parameters["a"].parameter.grad = torch.full((1,), 1e-14)
+    assert not steps(parameters, OptimPlan(), 3, 10).done
+    assert parameters["a"].parameter.item() == 1.0
+    parameters["a"].parameter.grad = torch.full((1,), 1e-7)
+    assert steps(parameters, OptimPlan(), 3, 10).done
