@@ -39,7 +39,7 @@ def photos(tmp_path: Path) -> Path:
 
 def test_runs_that_share_a_shelf_are_those_that_do_not(recipe: Make, tmp_path: Path) -> None:
     shelf = Shelf()
-    methods = ["full", "gift_v1", "vpt", "linear", "full"]
+    methods = ["full", "vpt", "full"]
     for number, name in enumerate(methods):
         chosen = recipe(method={"name": name}, seed=number)
         alone, shared = tmp_path / f"alone-{number}", tmp_path / f"shared-{number}"
