@@ -227,6 +227,7 @@ class Catalog:
 
     Class ids are positions in `classes`, the sorted union over all splits, so that a class which
     one split lacks does not shift the others.
+    The splits of a finished catalog stay as they are: fingerprints are computed once.
     """
 
     name: str
@@ -234,6 +235,9 @@ class Catalog:
     splits: dict[str, list[Record]]
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    _fingerprints: dict[tuple[str, ...], str] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def counts(self) -> dict[str, int]:
         """Pictures by split."""
@@ -271,8 +275,14 @@ class Catalog:
         Args:
             splits: those that count; none means all.
         """
+        chosen = tuple(sorted(splits or self.splits))
+        if chosen not in self._fingerprints:
+            self._fingerprints[chosen] = self._hash(chosen)
+        return self._fingerprints[chosen]
+
+    def _hash(self, splits: Sequence[str]) -> str:
         digest = hashlib.sha256()
-        for split in sorted(splits or self.splits):
+        for split in splits:
             for record in sorted(self.splits[split], key=lambda r: r.name):
                 line = (split, record.name, record.label, str(record.nbytes()))
                 digest.update("\0".join(line).encode("utf-8", "surrogateescape") + b"\n")

@@ -12,6 +12,7 @@ from PIL import Image
 from gistcli.artifacts.predictions import read_csv
 from gistcli.data import open_catalog, read_image
 from gistcli.recipe import Recipe
+from gistcli.recipe.points import with_method, with_values
 from gistcli.reporting import SILENT, Reporter
 from gistcli.run.evaluation import evaluate
 from gistcli.run.exporting import merge
@@ -61,9 +62,8 @@ def _with_method(recipe: Recipe, name: str) -> Recipe:
     """The recipe itself, or its linear probe: the same data, steps and head rate."""
     if name == recipe.method["name"]:
         return recipe
-    optim = recipe.optim.model_copy(update={"lr": None, "weight_decay": None, "clip_norm": None})
-    own = {"method": {"name": name}, "gist": None, "optim": optim.model_dump()}
-    return Recipe.model_validate({**recipe.as_dict(), **own})
+    own = dict.fromkeys(("gist", "optim.lr", "optim.weight_decay", "optim.clip_norm"))
+    return with_method(with_values(recipe, own, "gist demo"), name)
 
 
 def _train(recipe: Recipe, output: Path, reporter: Reporter) -> dict[str, Any]:

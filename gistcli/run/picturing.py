@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from gistcli.atomic import require_writable
 from gistcli.data import expand_inputs, load_images
@@ -19,7 +20,7 @@ from gistcli.explain.heatmap import write_sheets
 from gistcli.explain.token_sheet import write_token_sheets
 from gistcli.methods.gist import WithGist
 from gistcli.reporting import SILENT, Reporter
-from gistcli.run.loading import open_target
+from gistcli.run.loading import Loaded, open_target
 
 
 def visualize(
@@ -52,11 +53,7 @@ def visualize(
         GistError: as `open_target`; broken images; the disk.
     """
     start = time.perf_counter()
-    require_writable(output, folder=True)
-    files = expand_inputs(images)
-    loaded = open_target(target, model=model, device=device)
-    loaded.require_run("visualize")
-    pixels, shown = load_images(files, loaded.preprocess, loaded.device)
+    loaded, files, pixels, shown = _open(target, images, output, model, device)
     maps = cluster_maps(loaded.tuner, pixels, layers)
     titles = [f"{name} {p:.0%}" for name, p in _best(maps.logits, loaded.classes)]
     written = write_sheets(
@@ -109,14 +106,10 @@ def visualize_tokens(
         GistError: as `open_target`; broken images; the disk.
     """
     start = time.perf_counter()
-    require_writable(output, folder=True)
-    files = expand_inputs(images)
-    loaded = open_target(target, model=model, device=device)
-    loaded.require_run("visualize")
+    loaded, files, pixels, shown = _open(target, images, output, model, device)
     method = loaded.tuner.method
     gist = method.gist if isinstance(method, WithGist) else None
     other = "prompts" if gist is not None and gist.source == "prompts" else "gist"
-    pixels, shown = load_images(files, loaded.preprocess, loaded.device)
     maps = attention_maps(loaded.tuner, pixels, layers, other)
     notes = _missing(maps, loaded.backbone.architecture)
     for note in notes:
@@ -142,6 +135,17 @@ def visualize_tokens(
         "notes": notes,
         "seconds": round(time.perf_counter() - start, 3),
     }
+
+
+def _open(
+    target: Path, images: Sequence[Path], output: Path, model: str | None, device: str
+) -> tuple[Loaded, list[Path], Tensor, list[NDArray[np.uint8]]]:
+    """The run, the image files, their pixels (N, C, H, W), and what the model sees of them."""
+    require_writable(output, folder=True)
+    files = expand_inputs(images)
+    loaded = open_target(target, model=model, device=device)
+    loaded.require_run("visualize")
+    return loaded, files, *load_images(files, loaded.preprocess, loaded.device)
 
 
 def _best(logits: NDArray[np.float32], classes: Sequence[str]) -> list[tuple[str, float]]:

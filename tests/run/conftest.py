@@ -10,6 +10,7 @@ import pytest
 
 from gistcli import run
 from gistcli.recipe import Recipe
+from gistcli.run import finetuning
 
 Make = Callable[..., Recipe]
 
@@ -42,3 +43,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "gift"
     run.finetune(make_recipe(train__max_steps=30), output=path)
     return path
+
+
+@pytest.fixture
+def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are the same for all methods, and half of the time of a run."""
+    for name in ("write_classification_plots", "write_curves"):
+        monkeypatch.setattr(finetuning, name, lambda *arguments: None)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,14 +17,14 @@ from sklearn.datasets import load_digits
 import gistcli
 from gistcli import run
 from gistcli.artifacts.rundir import RunDirectory
-from gistcli.cli import invoke
 from gistcli.data import load_images
 from gistcli.errors import Interrupted, Refused, WeightsError
 from gistcli.recipe import Override, Recipe, load_recipe
-from gistcli.run import finetuning
 from tests.listening import Listener
+from tests.run.calling import call
 
 Make = Callable[..., Recipe]
+pytestmark = pytest.mark.usefixtures("without_plots")
 METHODS: dict[str, dict[str, Any]] = {
     "gift": {"name": "gift", "rank": 4},
     "linear": {"name": "linear"},
@@ -39,27 +36,11 @@ METHODS: dict[str, dict[str, Any]] = {
 GIST = {"alpha": 0.3, "length": 2}
 
 
-@pytest.fixture(autouse=True)
-def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are half of the time of a run."""
-    for name in ("write_classification_plots", "write_curves"):
-        monkeypatch.setattr(finetuning, name, lambda *arguments: None)
-
-
 @pytest.fixture(scope="module")
 def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("picture") / "digit.png"
     Image.fromarray((load_digits().images[3] * 15).astype("uint8")).save(path)
     return path
-
-
-def call(line: str, *more: str | Path, code: int = 0) -> Any:
-    """The JSON value of a command line that ends with `code`."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        ended = invoke([*shlex.split(line)[1:], *map(str, more), "--json"])
-    assert ended == code, err.getvalue() + out.getvalue()
-    return json.loads(out.getvalue())
 
 
 @pytest.mark.parametrize("name", METHODS)

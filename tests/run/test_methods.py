@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import shlex
 from collections.abc import Callable, Mapping
@@ -22,14 +20,13 @@ import gistcli
 from gistcli import registry, run
 from gistcli.artifacts.rundir import RunDirectory
 from gistcli.backbones.locating import locate
-from gistcli.cli import invoke
 from gistcli.data import load_images
 from gistcli.errors import Interrupted, NotMergeable
 from gistcli.recipe import Recipe, load_recipe
-from gistcli.run import finetuning
 from gistcli.run.assembling import assemble
 from gistcli.testing.cases import Configuration, configurations
 from tests.listening import Listener
+from tests.run.calling import call
 
 SMOKE = Path(__file__).resolve().parents[2] / "recipes" / "smoke"
 VARIANTS = ("variant", "deep", "block")
@@ -41,15 +38,9 @@ CONFIGURATIONS = [
     if configuration.option in (None, *VARIANTS)
 ]
 Make = Callable[..., Recipe]
+pytestmark = pytest.mark.usefixtures("without_plots")
 FAR = ["optim.lr=0.03", "optim.schedule=constant", "optim.warmup_ratio=0"]
 """Rates with which two steps lead far away from the start."""
-
-
-@pytest.fixture(autouse=True)
-def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are the same for all methods, and half of the time of a run."""
-    for name in ("write_classification_plots", "write_curves"):
-        monkeypatch.setattr(finetuning, name, lambda *arguments: None)
 
 
 @pytest.fixture(scope="module")
@@ -81,15 +72,6 @@ def recipe_of(configuration: Configuration, *sets: str) -> Recipe:
         SMOKE / f"{configuration.name}_digits.yaml",
         sets=["data.shots=2", "train.max_steps=2", "eval.every=none", *FAR, *sets],
     )
-
-
-def call(line: str, *more: str | Path, code: int = 0) -> Any:
-    """The JSON value of a command line that ends with `code`."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        ended = invoke([*shlex.split(line)[1:], *map(str, more), "--json"])
-    assert ended == code, err.getvalue() + out.getvalue()
-    return json.loads(out.getvalue())
 
 
 def stop_and_go_on(make: Make, configuration: Configuration, folder: Path) -> None:
