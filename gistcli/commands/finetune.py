@@ -13,7 +13,7 @@ from gistcli.commands.options import AsJson, complete_from, examples
 
 if TYPE_CHECKING:
     from gistcli.console import Result
-    from gistcli.recipe import Recipe
+    from gistcli.recipe import Override, Recipe
     from gistcli.reporting import Reporter
 
 EXAMPLES = examples(
@@ -146,9 +146,7 @@ def finetune(
         from gistcli.recipe import Override, load_recipe
 
         given = [Override(key, v, flag) for flag, (key, v) in flags.items() if v is not None]
-        if gist is not None:
-            given.append(Override("gist", {} if gist else None, "--gist" if gist else "--no-gist"))
-        loaded = load_recipe(recipe, overrides=given, sets=set_ or ())
+        loaded = load_recipe(recipe, overrides=[*given, *gist_override(gist)], sets=set_ or ())
         if dry_run or smoke:
             return _try(loaded, reporter, smoke)
         from gistcli import run
@@ -157,6 +155,15 @@ def finetune(
             loaded, output=output_dir, resume=resume, overwrite=overwrite, reporter=reporter
         )
         return console.Result("finetune", value)
+
+
+def gist_override(gist: bool | None) -> list[Override]:
+    """What `--gist` and `--no-gist` write into a recipe."""
+    from gistcli.recipe import Override
+
+    if gist is None:
+        return []
+    return [Override("gist", {} if gist else None, "--gist" if gist else "--no-gist")]
 
 
 def _try(recipe: Recipe, reporter: Reporter, smoke: bool) -> Result:

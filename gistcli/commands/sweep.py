@@ -14,10 +14,12 @@ from gistcli.commands.finetune import (
     Data,
     Device,
     Epochs,
+    Gist,
     ImgSize,
     MaxSteps,
     Model,
     Set,
+    gist_override,
 )
 from gistcli.commands.options import AsJson, complete_from, examples, numbers
 
@@ -59,6 +61,9 @@ Tasks = Annotated[
 Seeds = Annotated[
     str | None, _option("Such as 0,1,2 or 0-4. Without any: the recipe's.", "N,N", panel=_RUNS)
 ]
+DrawShots = Annotated[
+    bool, _option("Each seed draws its own data.shots.", None, "--draw-shots", panel=_RUNS)
+]
 Grid = Annotated[
     list[str] | None,
     _option(
@@ -82,6 +87,19 @@ Refit = Annotated[
     bool,
     _option("Train what was chosen on train + val, and test.", None, "--refit", panel=_SEARCH),
 ]
+RefitOn = Annotated[
+    str, typer.Option(help="What --refit trains on: few-shot sets on train alone.",
+                      metavar="train+val|train", rich_help_panel=_SEARCH)
+]  # fmt: skip
+Ablate = Annotated[
+    str | None,
+    _option(
+        "gist: every method with the gist token and without.",
+        "NAME",
+        panel=_RUNS,
+        autocompletion=complete_from(lambda: registry.names("sections")),
+    ),
+]
 OutputDir = Annotated[
     Path | None,
     _option("The ledger; without one runs/sweep-NAME-N.", "DIR", "-o", "--output-dir", panel=_WORK),
@@ -102,11 +120,15 @@ def sweep(
     methods: Methods = None,
     tasks: Tasks = None,
     seeds: Seeds = None,
+    draw_shots: DrawShots = False,
+    gist: Gist = None,
+    ablate: Ablate = None,
     grid: Grid = None,
     random: Random = None,
     folds: Folds = None,
     search_seeds: SearchSeeds = None,
     refit: Refit = False,
+    refit_on: RefitOn = "train+val",
     model: Model = None,
     data: Data = None,
     img_size: ImgSize = None,
@@ -137,7 +159,7 @@ def sweep(
         "--batch-size": ("train.batch_size", batch_size),
         "--device": ("train.device", device),
     }
-    named = _names("--methods", methods), _names("--tasks", tasks)
+    named = _names("--methods", methods), _names("--tasks", tasks), _names("--ablate", ablate)
     counted = _seeds("--seeds", seeds), _seeds("--search-seeds", search_seeds)
     from gistcli import console
 
@@ -152,11 +174,17 @@ def sweep(
             tasks=named[1],
             seeds=counted[0],
             search_seeds=counted[1],
+            draw_shots=draw_shots,
             grid=grid or (),
             random=random,
             folds=folds,
             refit=refit,
-            overrides=[Override(k, v, flag) for flag, (k, v) in flags.items() if v is not None],
+            refit_on=refit_on,
+            ablate=named[2],
+            overrides=[
+                *(Override(k, v, flag) for flag, (k, v) in flags.items() if v is not None),
+                *gist_override(gist),
+            ],
             sets=set_ or (),
         )
         if dry_run:

@@ -36,6 +36,7 @@ DECIDED = {
     ),
 }  # fmt: skip
 """Keys that no grid may hold, and why."""
+GIST = "gist."
 _FACTOR = re.compile(r"x(\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)")
 
 
@@ -82,6 +83,11 @@ class Axis:
     def concerns(self, method: str) -> bool:
         """Whether it is a method's."""
         return not self.methods or method in self.methods
+
+    @property
+    def of_gist(self) -> bool:
+        """Whether its keys are options of the gist token, which a recipe may not have."""
+        return all(key.startswith(GIST) for key in self.keys)
 
     @property
     def endless(self) -> bool:
@@ -183,6 +189,8 @@ def _problems(
         twice = [m for m in concerned if any(a.concerns(m) for a in same)]
         if twice or axis.keys.count(key) > 1:
             yield _of(key, axis, f"given twice for {', '.join(twice or concerned)}")
+    if not axis.of_gist and any(key.startswith(GIST) for key in axis.keys):
+        yield "options of the gist token go together with one another only"
     if axis.endless and not random:
         yield "a range such as 1e-4..1e-2 needs --random N, which draws N configurations"
 

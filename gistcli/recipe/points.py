@@ -35,6 +35,7 @@ def points(axes: Sequence[Axis], recipe: Recipe, number: int | None = None) -> l
     """
     given = flatten(recipe.as_dict())
     mine = [a for a in axes if a.concerns(recipe.method["name"])]
+    mine = [a for a in mine if recipe.gist is not None or not a.of_gist]
     listed = math.prod(len(a.values) for a in mine)
     if number is None or (listed <= number and not any(a.endless for a in mine)):
         chosen: Iterable[Sequence[Any]] = itertools.product(*(a.values for a in mine))
@@ -106,6 +107,20 @@ def with_method(recipe: Recipe, name: str) -> Recipe:
         return recipe
     tree = {**recipe.as_dict(), "method": {"name": name}, "published": None}
     return _validated(tree, f"--methods {name}")
+
+
+def with_gist(recipe: Recipe, there: bool) -> Recipe:
+    """The same recipe with a gist token, its own or that with all defaults, or without one.
+
+    Published figures stay behind where that changes anything.
+
+    Raises:
+        RecipeError: the method does not go with what the recipe says of the token.
+    """
+    if there == (recipe.gist is not None):
+        return recipe
+    tree = {**recipe.as_dict(), "gist": {} if there else None, "published": None}
+    return _validated(tree, f"--ablate gist with {recipe.method['name']}")
 
 
 def with_values(recipe: Recipe, values: Mapping[str, Any], origin: str) -> Recipe:

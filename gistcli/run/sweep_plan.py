@@ -16,9 +16,9 @@ from gistcli.errors import Refused
 from gistcli.recipe import Override, Recipe, load_recipe, parse_set
 from gistcli.recipe.grid import Axis, parse_grid
 from gistcli.recipe.loading import task_names
-from gistcli.recipe.points import Point, canonical, points, with_method, with_values
+from gistcli.recipe.points import Point, canonical, points, with_gist, with_method, with_values
 from gistcli.run.settings import resolved
-from gistcli.run.sweep_request import SweepRequest, check_flags, check_names, chosen_tasks
+from gistcli.run.sweep_request import REFIT_ON, SweepRequest, check_flags, check_names, chosen_tasks
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Cell:
 
     @property
     def method(self) -> str:
-        """Name of the method."""
+        """Name of the method, `NAME+gist` with a gist token."""
         name: str = self.recipe.method["name"]
-        return name
+        return name if self.recipe.gist is None else f"{name}+gist"
 
     @property
     def name(self) -> str:
@@ -84,9 +84,9 @@ class SweepPlan:
     def recipe(self, run: PlannedRun, chosen: Point | None = None) -> Recipe:
         """What a run trains.
 
-        A candidate leaves test alone. A final run of a grid has the chosen values and trains on
-        train and val to its last step; one without a grid is the recipe itself. Both read test
-        once.
+        A candidate leaves test alone. A final run of a grid has the chosen values and trains to
+        its last step, on train and val unless `refit_on` says otherwise; one without a grid is the
+        recipe itself. Both read test once.
 
         Args:
             run: of this plan.
@@ -96,13 +96,16 @@ class SweepPlan:
             RecipeError: a value that its key does not take.
         """
         values: dict[str, Any] = {"seed": run.seed, "eval.test": run.role == "final"}
+        if self.request.draw_shots:
+            values["data.shot_seed"] = run.seed
         if run.role == "candidate":
             values |= {**run.point, "eval.best_test": False, "data.include_val": False}
             if run.fold is not None:
                 values |= {"data.folds": self.request.folds, "data.fold": run.fold}
         elif self.axes:
             values |= {
-                **(chosen or {}), "data.include_val": True, "data.folds": None, "data.fold": 0,
+                **(chosen or {}), "data.include_val": self.request.refit_on == REFIT_ON[0],
+                "data.folds": None, "data.fold": 0,
                 "eval.select": "last", "eval.best_test": False, "train.patience": None,
             }  # fmt: skip
         return with_values(self.cell_of[run.id].recipe, values, "--grid")
@@ -118,6 +121,9 @@ class SweepPlan:
             "grid": [axis.as_dict() for axis in self.axes],
             "random": self.request.random,
             "folds": self.request.folds,
+            "draw_shots": self.request.draw_shots,
+            "refit_on": self.request.refit_on,
+            "ablate": list(self.request.ablate),
             "cells": {c.name: resolved(c.recipe).as_dict() for c in self.cells},
         }
 
@@ -143,11 +149,14 @@ def plan_sweep(request: SweepRequest) -> SweepPlan:
         request.grid, methods or list(dict.fromkeys(own)), random=request.random is not None
     )
     labels = _labels(families)
+    arms = (False, True) if "gist" in request.ablate else (None,)
     cells = [
-        _cell(request, axes, path, labels[path], task, base, method)
+        _cell(request, axes, path, labels[path], task, base, method, gist)
         for path, task, base in bases
         for method in methods or [base.method["name"]]
+        for gist in arms
     ]
+    _check_axes(axes, cells)
     runs_of = {cell.name: list(_runs(request, cell, len(families) > 1)) for cell in cells}
     runs = [run for cell in cells for run in runs_of[cell.name]]
     cell_of = {run.id: cell for cell in cells for run in runs_of[cell.name]}
@@ -185,9 +194,13 @@ def _cell(
     task: str | None,
     base: Recipe,
     method: str,
+    gist: bool | None,
 ) -> Cell:
+    """Args as of `Cell`; `gist` says whether there is a token, None leaves that to the recipe."""
     given = [parse_set(s) for s in request.sets if s.strip().startswith("method.")]
     recipe = with_values(with_method(base, method), {o.key: o.value for o in given}, "--set")
+    if gist is not None:
+        recipe = with_gist(recipe, gist)
     found = points(axes, resolved(recipe), request.random) if axes else []
     return Cell(path, label, task, recipe, request.seeds or (recipe.seed,), found)
 
@@ -208,6 +221,16 @@ def _runs(request: SweepRequest, cell: Cell, several: bool) -> Iterator[PlannedR
                 yield PlannedRun(name, *common, seed, "candidate", point, fold)
     for seed in cell.seeds:
         yield PlannedRun(f"{stem}.s{seed}", *common, seed)
+
+
+def _check_axes(axes: Sequence[Axis], cells: Sequence[Cell]) -> None:
+    """Options of the gist token need a recipe with one."""
+    idle = [a.key for a in axes if a.of_gist and all(c.recipe.gist is None for c in cells)]
+    if idle:
+        raise Refused(
+            f"--grid {', '.join(idle)}: no recipe of this sweep has a gist token.",
+            "Add --gist, or --ablate gist for every method with and without it.",
+        )
 
 
 def _check_runs(plan: SweepPlan) -> None:

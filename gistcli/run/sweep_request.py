@@ -12,6 +12,7 @@ from gistcli.recipe import Override
 from gistcli.recipe.grid import method_name
 
 ALL = ("all",)
+REFIT_ON = ("train+val", "train")
 NOT_SET = {
     "method.name": "--methods",
     "task.name": "--tasks",
@@ -30,11 +31,14 @@ class SweepRequest:
         methods: names, or `all`; empty for each recipe's own.
         tasks: names, or `all`; empty for all of a family.
         seeds: of final runs; empty for the recipe's own.
+        draw_shots: whether a seed is that of `data.shots`, too.
         grid: texts of `--grid`; empty: every run is final.
         random: how many configurations to draw in place of the whole grid.
         folds: into how many parts train and val are divided anew, each being val once.
         search_seeds: of candidates; empty for the first of `seeds`.
         refit: whether the chosen configurations are trained to the end.
+        refit_on: what they are trained on then, of REFIT_ON.
+        ablate: optional sections of a recipe (`gist`): every method with and without.
         overrides, sets: what the command line writes into every recipe.
     """
 
@@ -42,11 +46,14 @@ class SweepRequest:
     methods: Sequence[str] = ()
     tasks: Sequence[str] = ()
     seeds: Sequence[int] = ()
+    draw_shots: bool = False
     grid: Sequence[str] = ()
     random: int | None = None
     folds: int | None = None
     search_seeds: Sequence[int] = ()
     refit: bool = False
+    refit_on: str = REFIT_ON[0]
+    ablate: Sequence[str] = ()
     overrides: Sequence[Override] = ()
     sets: Sequence[str] = ()
 
@@ -71,6 +78,18 @@ def check_flags(request: SweepRequest) -> None:
                 "final.",
                 "Give a grid such as --grid optim.lr=1e-3,3e-3, or leave that out.",
             )
+    if request.refit_on not in REFIT_ON:
+        raise UnknownName(
+            f"--refit-on: {request.refit_on!r}.", did_you_mean(request.refit_on, REFIT_ON)
+        )
+    if request.refit_on != REFIT_ON[0] and not request.refit:
+        raise Refused("--refit-on without --refit: nothing is trained again.", "Add --refit.")
+    unknown = [name for name in request.ablate if name not in registry.table("sections")]
+    if unknown:
+        raise UnknownName(
+            f"--ablate: {', '.join(map(repr, unknown))} cannot be left out of a recipe.",
+            did_you_mean(unknown[0], registry.names("sections")),
+        )
     for text in request.sets:
         key = text.partition("=")[0].strip()
         if key in NOT_SET:
