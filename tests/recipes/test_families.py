@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
-from functools import cache
+from collections import Counter
 from pathlib import Path
 from statistics import mean
 
 import pytest
 
 from gistcli import run
-from gistcli.data.benchmark import Benchmark
-from gistcli.data.fewshot import FewShot
-from gistcli.data.fgvc import Fgvc
-from gistcli.data.vtab import Vtab
-from gistcli.recipe import Recipe, load_recipe
-from gistcli.recipe.loading import task_names
-from gistcli.run.assembling import assemble
+from gistcli.recipe import load_recipe
+from tests.recipes.known import FAMILIES, NAMES, OF_FAMILIES, ROOT, recipes, without_head
 
-ROOT = Path(__file__).resolve().parents[2] / "recipes"
-FILES = sorted(ROOT.rglob("*.yaml"))
-NAMES = [str(path.relative_to(ROOT)) for path in FILES]
-FAMILIES: dict[str, tuple[type[Benchmark], int]] = {
-    "vtab": (Vtab, 36),
-    "fgvc": (Fgvc, 21),
-    "fewshot": (FewShot, 5),
-}
-OF_FAMILIES = [name for name in NAMES if name.partition("/")[0] in FAMILIES]
 PROTOCOLS = ("last", "best_test", "unstated")
 
-# rows of which the papers print means only, so that no `published` stands in their recipes
+# rows without `published`: the papers print means only, or nobody published them
 COUNTS = {
     "vtab/gift.yaml": {24_576},
     "vtab/gift-lora.yaml": {147_456},
@@ -42,7 +27,12 @@ COUNTS = {
     "vtab/gift-v1-lora48.yaml": {884_736},
     "vtab/toast-lora.yaml": {147_456},
     "vtab/toast-vpt.yaml": {921_600},
-    "vtab/gist-adapter.yaml": {82_992},
+    "vtab/parallel-adapter.yaml": {82_992},
+    "vtab/gist-adapter.yaml": {83_760},
+    "vtab/gist-ssf.yaml": {205_824 + 768},
+    "vtab/gist-vpt.yaml": {92_160 + 768},
+    "vtab/gist-lora.yaml": {294_912 + 768},
+    "vtab/gist-gift.yaml": {24_576 + 768},
     "vtab/noah-vpt.yaml": {92_160},
     "vtab/fact-tt.yaml": {8_448, 21_504, 61_440},
     "vtab/fact-tk.yaml": {30_976, 86_528},
@@ -59,6 +49,12 @@ COUNTS = {
     "fewshot/adapter.yaml": {156_768},
     "fewshot/vpt.yaml": {92_160},
     "fewshot/gift.yaml": {24_576},
+    "fewshot/ssf.yaml": {205_824},
+    "fewshot/gist-lora.yaml": {294_912 + 768},
+    "fewshot/gist-adapter.yaml": {156_768 + 768},
+    "fewshot/gist-vpt.yaml": {92_160 + 768},
+    "fewshot/gist-gift.yaml": {24_576 + 768},
+    "fewshot/gist-ssf.yaml": {205_824 + 768},
 }
 # accuracy in percent: mean of the three groups, mean of the 19 tasks
 MEANS = {
@@ -88,6 +84,7 @@ CHECKPOINTS = {
     "vtab/toast.yaml": (ORIG, IMAGENET),
     "vtab/ssf.yaml": (AUGREG, HALF),
     "vtab/gist-adapter.yaml": (AUGREG, HALF),
+    "vtab/gist-ssf.yaml": (AUGREG, HALF),
     "vtab/noah-lora.yaml": (ORIG, IMAGENET),
     "vtab/noah-vpt.yaml": (ORIG, HALF),
     "vtab/fact-tk.yaml": (ORIG, IMAGENET),
@@ -100,27 +97,8 @@ CHECKPOINTS = {
     "fgvc/ssf.yaml": (AUGREG, HALF),
     "fgvc/vpt-deep.yaml": (ORIG, IMAGENET),
     "fewshot/lora.yaml": (ORIG, IMAGENET),
+    "fewshot/gist-ssf.yaml": (ORIG, IMAGENET),
 }
-
-
-@cache
-def recipes(name: str) -> dict[str | None, Recipe]:
-    """Every task of a recipe, resolved; None for a recipe without tasks."""
-    tasks: list[str | None] = [*task_names(ROOT / name)] or [None]
-    return {t: load_recipe(ROOT / name, sets=[f"task.name={t}"] if t else []) for t in tasks}
-
-
-@cache
-def _method_parameters(model: str, method: str) -> int:
-    recipe = Recipe.model_validate(
-        {"model": {"name": model}, "data": {"path": "none"}, "method": json.loads(method)}
-    )
-    return assemble(recipe, 2, meta=True).parameters()["method"]
-
-
-def method_parameters(recipe: Recipe) -> int:
-    """What the method of a recipe trains; each distinct model and method is built once."""
-    return _method_parameters(recipe.model.name, json.dumps(recipe.method, sort_keys=True))
 
 
 def percent(name: str) -> dict[str | None, float]:
@@ -132,9 +110,9 @@ def percent(name: str) -> dict[str | None, float]:
 def test_every_folder_holds_the_recipes_that_it_should() -> None:
     folders = {p.name for p in ROOT.iterdir() if p.is_dir() and p.name != "images"}
     assert {*FAMILIES, "smoke"} <= folders
-    found = {folder: len(list((ROOT / folder).rglob("*.yaml"))) for folder in folders}
-    assert all(found.values()), found
-    assert {name: found[name] for name in FAMILIES} == {n: c for n, (_, c) in FAMILIES.items()}
+    assert all(list((ROOT / folder).rglob("*.yaml")) for folder in folders)
+    rows = Counter(name.partition("/")[0] for name in OF_FAMILIES)
+    assert rows == {family: number for family, (_, number) in FAMILIES.items()}
     assert not list(ROOT.rglob("*.yml"))
 
 
@@ -174,7 +152,7 @@ def test_no_rate_is_missing_from_a_row(name: str) -> None:
         rates = (optim.lr, optim.head_lr, optim.weight_decay, optim.clip_norm)
         assert None not in rates, task
         assert optim.clip_norm == 0, task
-        if name != "fewshot/gift.yaml":
+        if name not in ("fewshot/gift.yaml", "fewshot/gist-gift.yaml"):
             assert optim.lr == optim.head_lr, task
         assert recipe.train.epochs == 100, task
 
@@ -195,7 +173,7 @@ def test_published_figures_are_complete_and_possible(name: str) -> None:
 def test_a_row_trains_as_many_parameters_as_published(name: str) -> None:
     counts = set()
     for task, recipe in recipes(name).items():
-        count = method_parameters(recipe)
+        count = without_head(recipe)
         counts.add(count)
         if recipe.published and recipe.published.parameters:
             assert count == recipe.published.parameters, task
@@ -288,7 +266,7 @@ def test_the_readme_of_fgvc_shows_the_figures_of_its_recipes(name: str) -> None:
 def test_the_readme_of_a_family_counts_the_parameters_of_its_recipes(name: str) -> None:
     folder, _, file = name.partition("/")
     cells = _rows(folder).get(file, [])
-    counts = {method_parameters(recipe) for recipe in recipes(name).values()}
+    counts = {without_head(recipe) for recipe in recipes(name).values()}
     said = [re.findall(r"^([\d,]+)(?: (?:to|or) ([\d,]+))?(?:$| with 10)", cell) for cell in cells]
     ends = [{int(n.replace(",", "")) for n in m[0] if n} for m in said if m and "," in m[0][0]]
     assert ends or not re.search(r"\d,\d{3}", " ".join(cells))
@@ -306,13 +284,14 @@ def test_the_readme_of_a_family_counts_the_parameters_of_its_recipes(name: str) 
         ("vtab/fact-tt.yaml", "clevr_dist", 8_448),
         ("fgvc/gift.yaml", "nabirds", 24_576),
         ("fewshot/adapter.yaml", "food101", 156_768),
+        ("vtab/gist-adapter.yaml", "sun397", 83_760),
     ],
 )
 def test_a_dry_run_needs_neither_data_nor_weights(name: str, task: str, count: int) -> None:
     recipe = recipes(name)[task]
     assert recipe.data.classes
     found = run.dry_run(recipe)["parameters"]
-    assert found["method"] == count
+    assert found["method"] + found["gist"] == count
     assert found["head"] == 769 * recipe.data.classes
 
 
