@@ -97,6 +97,10 @@ def tidy_csv(value: Value) -> str:
         for over, name, cell in _cells(row):
             difference = _difference(against.get(row["name"]), over, name)
             out.writerow(_record({**common, **_figure(cell), **difference}, over, name, value))
+    for pair in (one for found in value["ablations"].values() for one in found["pairs"]):
+        for over, name, _ in _cells(pair):
+            difference = _difference(pair, over, name)
+            out.writerow(_record({"row": pair["row"], **difference}, over, name, value))
     for one in value["published"]:
         common = {"row": one["row"], "published": 1, "parameters": _middle(one["parameters"])}
         for over, name, figure in _cells(one):

@@ -63,6 +63,13 @@ def sections(value: Value, by_task: bool = True) -> list[Section]:
         found.append(_differences(value, narrow))
         if by_task and not narrow:
             found += [_differences_by_task(value, *chunk) for chunk in _chunks(value)]
+    for name in value["ablations"]:
+        found.append(_ablation(value, name, "", _first(value, narrow, best_test=False)))
+        if by_task and not narrow:
+            found += [
+                _ablation(value, name, f": {title}", [_task(t) for t in tasks])
+                for title, tasks in _chunks(value)
+            ]
     return found
 
 
@@ -118,7 +125,7 @@ def _mean(name: str, key: str) -> _Column:
     return _Column(name, lambda r: r[key], lambda p: p[key])
 
 
-def _first(value: Value, narrow: bool) -> list[_Column]:
+def _first(value: Value, narrow: bool, best_test: bool = True) -> list[_Column]:
     """Tasks where there are few; groups and both means else; the best on test where asked for."""
     tasks, groups = value["tasks"], value["groups"]
     found = [_task(t, interval=True) for t in tasks] if narrow else []
@@ -129,7 +136,7 @@ def _first(value: Value, narrow: bool) -> list[_Column]:
     if len(tasks) > 1 or not narrow:
         both.append("mean_of_tasks")
     found += [_mean(summary_name(value, key), key) for key in both]
-    if any(row["best_test"] for row in value["rows"]):
+    if best_test and any(row["best_test"] for row in value["rows"]):
         name = f": {summary_name(value, both[0])}" if both else ""
         found.append(_best_test(name, both[0] if both else "mean_of_tasks"))
     return found
@@ -249,6 +256,25 @@ def _differences_by_task(value: Value, title: str, tasks: Sequence[str]) -> Sect
         lines.append(Line((one["row"], *texts)))
     name = f"difference to {value['reference']}: {title}"
     return Section(name, ("method", *tasks), tuple(lines))
+
+
+def _ablation(value: Value, name: str, title: str, columns: Sequence[_Column]) -> Section:
+    """Pairs of rows over columns of differences, and the mean of the pairs."""
+    found = value["ablations"][name]
+    lines = [Line((one["row"], *_with_seeds(one, columns))) for one in found["pairs"]]
+    if found["mean"]:
+        mean = f"mean of {counted(len(found['pairs']), 'pair')}"
+        lines.append(Line((mean, *_with_seeds(found["mean"], columns))))
+    head = f"with {name} minus without, points [95 % interval]{title}"
+    return Section(head, ("method", *(c.name for c in columns)), tuple(lines))
+
+
+def _with_seeds(one: Value, columns: Sequence[_Column]) -> list[str]:
+    cells = [column.ours(one) for column in columns]
+    return [
+        f"{_points(c)} {_interval(c['interval_with_seeds'] or c['interval'])}" if c else NONE
+        for c in cells
+    ]
 
 
 def _points(cell: Value) -> str:

@@ -125,6 +125,39 @@ def paired(row: Outcomes, reference: Outcomes, name: str, resamples: int = RESAM
     )
 
 
+def paired_over(
+    pairs: Sequence[tuple[Outcomes, Outcomes]], name: str, resamples: int = RESAMPLES
+) -> Resampled | None:
+    """The mean of the differences of several pairs of rows on one task, such as several methods.
+
+    All were measured on the same examples and with the same seeds, so each sample of these is the
+    same for all pairs: what one example does to all of them does not average out.
+
+    Args:
+        pairs: (row, reference), as `paired` takes them.
+        name: of the task.
+        resamples: B.
+
+    Returns:
+        None where the seeds are not the same in all pairs.
+    """
+    if len({outcomes.seeds for pair in pairs for outcomes in pair}) != 1:
+        return None
+    rows, references = (
+        Outcomes(np.sum([o.correct_SN for o in side], axis=0, dtype=np.int64), side[0].seeds)
+        for side in zip(*pairs, strict=True)
+    )
+    total, m = paired(rows, references, name, resamples), len(pairs)
+    by_both_B, by_seed = total.by_both_B, total.by_seed
+    return Resampled(
+        mean=total.mean / m,
+        by_examples_B=total.by_examples_B / m,
+        by_both_B=None if by_both_B is None else by_both_B / m,
+        by_seed=None if by_seed is None else {seed: d / m for seed, d in by_seed.items()},
+        examples=total.examples,
+    )
+
+
 def averaged(parts: Sequence[Resampled]) -> Resampled:
     """The mean of differences on several tasks; every task was resampled on its own."""
     by_both = [p.by_both_B for p in parts if p.by_both_B is not None]

@@ -76,6 +76,23 @@ def about_differences(
     return notes
 
 
+def about_ablations(ablations: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Which rows are pairs, and what their intervals cover."""
+    notes = []
+    for section, found in ablations.items():
+        pairs = [f"{one['row']} minus {one['reference']}" for one in found["pairs"]]
+        notes.append(
+            f"pairs that differ in {section} alone: {listed(pairs)}; their intervals are those "
+            "'with seeds' where there are several, over examples alone else"
+        )
+        if found["mean"]:
+            notes.append(
+                "the mean of the pairs draws examples and seeds once for all of them: what one "
+                "example does to every method does not average out"
+            )
+    return notes
+
+
 def _other_training(rows: Sequence[Row], tasks: Sequence[str]) -> list[str]:
     """Tasks on which rows were trained on different examples under the same seed."""
     different = []

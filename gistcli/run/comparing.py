@@ -10,9 +10,10 @@ from gistcli.artifacts.comparison import write_comparison
 from gistcli.atomic import require_writable
 from gistcli.errors import NotFound, Refused, UnknownName, did_you_mean
 from gistcli.reporting import SILENT, Reporter
-from gistcli.run.caveats import about_differences, about_rows
+from gistcli.run.ablating import GIST, ablation, gist_pairs
+from gistcli.run.caveats import about_ablations, about_differences, about_rows
 from gistcli.run.collecting import Entry, collect, listed
-from gistcli.run.pairing import differences
+from gistcli.run.pairing import Predictions, differences
 from gistcli.run.rows import Row, build_rows, columns
 from gistcli.run.tabulating import best_on_test, published_rows, row_figures
 
@@ -59,11 +60,19 @@ def compare(
     tasks, groups = columns(rows, notes)
     against = _reference(rows, reference)
     split, _, name = metric.partition("/")
-    found = []
+    found, ablations = [], {}
     if paired and len(rows) > 1 and name == PAIRED:
-        found = differences(rows, against, tasks, groups, split, reporter)
+        predictions = Predictions(rows, tasks, split, reporter)
+        found = differences(rows, against, predictions, tasks, groups)
+        if pairs := gist_pairs(rows):
+            ablations = {GIST: ablation(pairs, predictions, tasks, groups)}
+        predictions.finish()
     papers = published_rows(rows, metric, tasks, groups, notes) if published else []
-    caveats = [*about_rows(rows, tasks, split), *about_differences(found, rows, metric)]
+    caveats = [
+        *about_rows(rows, tasks, split),
+        *about_differences(found, rows, metric),
+        *about_ablations(ablations),
+    ]
     value = {
         "metric": metric,
         "from": [str(path) for path in paths],
@@ -72,6 +81,7 @@ def compare(
         "groups": groups,
         "rows": [row_figures(row, metric, tasks, groups, best_test) for row in rows],
         "differences": found,
+        "ablations": ablations,
         "published": papers,
         "files": {},
         "notes": list(dict.fromkeys([*notes, *caveats])),

@@ -13,10 +13,13 @@ import numpy as np
 from gistcli.errors import DataError, Refused, WeightsError
 from gistcli.evaluate.paired import Outcomes, Resampled, averaged, paired
 from gistcli.reporting import Reporter
-from gistcli.run.collecting import Entry, Seeds, listed
+from gistcli.run.collecting import Entry, listed
 from gistcli.run.rows import Row
 
 WITHOUT = "Compare fewer runs, or leave the differences out: --no-differences."
+Tasks = Sequence[str]
+Groups = Mapping[str, Sequence[str]]
+PHASE = "predictions"
 COLUMNS = ("name", "label", "correct")
 _AGREE = 1e-6
 """Largest difference between the accuracy of a result and that of its own predictions."""
@@ -59,38 +62,84 @@ def require_same_examples(rows: Sequence[Row], tasks: Sequence[str], split: str)
         )
 
 
+class Predictions:
+    """What the runs of rows got right, each file read once.
+
+    Args:
+        rows: of a table; those that share a task have to be measured on the same examples.
+        tasks: its columns.
+        split: whose predictions.
+        reporter: gets the progress.
+
+    Raises:
+        Refused: as `require_same_examples`.
+    """
+
+    def __init__(
+        self, rows: Sequence[Row], tasks: Sequence[str], split: str, reporter: Reporter
+    ) -> None:
+        shared = [task for task in tasks if sum(task in row.tasks for row in rows) > 1]
+        require_same_examples(rows, shared, split)
+        self._split, self._reporter = split, reporter
+        self._first: dict[str, _Read] = {}
+        self._found: dict[tuple[str, str], Outcomes] = {}
+        runs = sum(len(row.tasks.get(task, {})) for row in rows for task in shared)
+        reporter.start(PHASE, runs, "runs")
+
+    def of(self, row: Row, task: str) -> Outcomes:
+        """Of one row on one of its tasks; every row has the examples in the same order.
+
+        Raises:
+            Refused: the predictions are of other examples or labels than those of another row.
+            DataError, WeightsError: they are missing, damaged or of another result.
+        """
+        key = row.name, task
+        if key not in self._found:
+            self._found[key] = Outcomes(
+                np.stack([self._aligned(task, entry) for entry in row.tasks[task].values()]),
+                tuple(row.tasks[task]),
+            )
+        return self._found[key]
+
+    def _aligned(self, task: str, entry: Entry) -> np.ndarray:
+        read = read_outcomes(entry, self._split)
+        self._reporter.advance(PHASE)
+        return _aligned(read, self._first.setdefault(task, read), entry)
+
+    def finish(self) -> None:
+        """All is read."""
+        self._reporter.finish(PHASE)
+
+
 def differences(
-    rows: Sequence[Row],
-    reference: Row,
-    tasks: Sequence[str],
-    groups: Mapping[str, Sequence[str]],
-    split: str,
-    reporter: Reporter,
+    rows: Sequence[Row], reference: Row, predictions: Predictions, tasks: Tasks, groups: Groups
 ) -> list[dict[str, Any]]:
     """Accuracy of every other row minus that of the reference, by task, group and over all.
 
     Raises:
-        Refused: as `require_same_examples`, or the predictions are of other examples or labels.
-        DataError, WeightsError: predictions that are missing, damaged or of another result.
+        GistError: as `Predictions.of`.
     """
-    others = [row for row in rows if row is not reference]
-    common = [t for t in tasks if t in reference.tasks and any(t in row.tasks for row in others)]
-    require_same_examples(rows, common, split)
-    found: dict[str, dict[str, Resampled]] = {row.name: {} for row in others}
-    runs = sum(len(row.tasks.get(task, {})) for row in rows for task in common)
-    reporter.start("predictions", runs, "runs")
-    for task in common:
-        first = read_outcomes(next(iter(reference.tasks[task].values())), split)
-        of_reference = _outcomes(reference.tasks[task], first, split, reporter)
-        for row in others:
-            if task in row.tasks:
-                mine = _outcomes(row.tasks[task], first, split, reporter)
-                found[row.name][task] = paired(mine, of_reference, task)
-    reporter.finish("predictions")
     return [
-        {"row": row.name, "reference": reference.name, **_described(found[row.name], tasks, groups)}
-        for row in others
+        difference(row, reference, predictions, tasks, groups)
+        for row in rows
+        if row is not reference
     ]
+
+
+def difference(
+    row: Row, reference: Row, predictions: Predictions, tasks: Tasks, groups: Groups
+) -> dict[str, Any]:
+    """Accuracy of one row minus that of another, by task, group and over all.
+
+    Raises:
+        GistError: as `Predictions.of`.
+    """
+    found = {}
+    for task in tasks:
+        if task in row.tasks and task in reference.tasks:
+            theirs = predictions.of(reference, task)
+            found[task] = paired(predictions.of(row, task), theirs, task)
+    return {"row": row.name, "reference": reference.name, **described(found, tasks, groups)}
 
 
 def read_outcomes(entry: Entry, split: str) -> _Read:
@@ -136,17 +185,6 @@ def _read_columns(path: Path) -> tuple[list[str], list[str], list[int]]:
     return names, labels, correct
 
 
-def _outcomes(
-    runs: Mapping[Seeds, Entry], first: _Read, split: str, reporter: Reporter
-) -> Outcomes:
-    """The runs of a row on a task, their examples in the order of `first`."""
-    rows = []
-    for entry in runs.values():
-        rows.append(_aligned(read_outcomes(entry, split), first, entry))
-        reporter.advance("predictions")
-    return Outcomes(np.stack(rows), tuple(runs))
-
-
 def _aligned(read: _Read, first: _Read, entry: Entry) -> np.ndarray:
     """`correct` in the order of the names of `first`.
 
@@ -175,9 +213,8 @@ def _aligned(read: _Read, first: _Read, entry: Entry) -> np.ndarray:
     return read.correct_N
 
 
-def _described(
-    found: Mapping[str, Resampled], tasks: Sequence[str], groups: Mapping[str, Sequence[str]]
-) -> dict[str, Any]:
+def described(found: Mapping[str, Resampled], tasks: Tasks, groups: Groups) -> dict[str, Any]:
+    """Differences by task as JSON, with their means over complete groups and over all tasks."""
     whole = {g: _average(found, members) for g, members in groups.items()}
     complete = [mean for mean in whole.values() if mean is not None]
     of_groups = averaged(complete) if complete and len(complete) == len(whole) else None
@@ -189,7 +226,7 @@ def _described(
     }
 
 
-def _average(found: Mapping[str, Resampled], tasks: Sequence[str]) -> Resampled | None:
+def _average(found: Mapping[str, Resampled], tasks: Tasks) -> Resampled | None:
     return averaged([found[t] for t in tasks]) if all(t in found for t in tasks) else None
 
 
