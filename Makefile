@@ -31,5 +31,5 @@ fix: $(STAMP)  ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 bench: $(STAMP)  ## step time and memory against the floor and PEFT, into tests/benchmarks/results.md
-	$(BIN)/python tests/benchmarks/run.py
+	$(BIN)/python -m tests.benchmarks.run
 	$(BIN)/python tests/benchmarks/help_time.py
