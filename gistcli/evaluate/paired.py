@@ -144,7 +144,7 @@ def paired_over(
     if len({outcomes.seeds for pair in pairs for outcomes in pair}) != 1:
         return None
     rows, references = (
-        Outcomes(np.sum([o.correct_SN for o in side], axis=0, dtype=np.int64), side[0].seeds)
+        Outcomes(np.stack([o.correct_SN for o in side]).sum(axis=0, dtype=np.int64), side[0].seeds)
         for side in zip(*pairs, strict=True)
     )
     total, m = paired(rows, references, name, resamples), len(pairs)

@@ -39,7 +39,8 @@ def called(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_every_flag_reaches_the_request(called: dict[str, Any]) -> None:
     line = ["sweep", "a.yaml", "b.yaml", "--methods", "gift, lora", "--tasks", "x,y", "--seeds",
-            "0-2,5", "--grid", "optim.lr=1,2", "--grid", "lora:method.rank=4", "--random", "3",
+            "0-2,5", "--draw-shots", "--gist", "--ablate", "gist", "--refit-on", "train",
+            "--grid", "optim.lr=1,2", "--grid", "lora:method.rank=4", "--random", "3",
             "--folds", "4", "--search-seeds", "7", "--refit", "--model", "m", "--data", "d",
             "--img-size", "32", "--epochs", "2", "--max-steps", "9", "--batch-size", "5",
             "--device", "cpu", "--set", "optim.lr=3", "--set", "seed=1", "-o", "s", "--shard",
@@ -57,6 +58,9 @@ def test_every_flag_reaches_the_request(called: dict[str, Any]) -> None:
         folds=4,
         search_seeds=[7],
         refit=True,
+        refit_on="train",
+        draw_shots=True,
+        ablate=["gist"],
         overrides=[
             Override("model.name", "m", "--model"),
             Override("data.path", "d", "--data"),
@@ -65,6 +69,7 @@ def test_every_flag_reaches_the_request(called: dict[str, Any]) -> None:
             Override("train.max_steps", 9, "--max-steps"),
             Override("train.batch_size", 5, "--batch-size"),
             Override("train.device", "cpu", "--device"),
+            Override("gist", {}, "--gist"),
         ],
         sets=["optim.lr=3", "seed=1"],
     )

@@ -7,7 +7,14 @@ import pytest
 from scipy import stats
 
 from gistcli.evaluate import paired as module
-from gistcli.evaluate.paired import Outcomes, averaged, paired, percentile_interval, resampled_means
+from gistcli.evaluate.paired import (
+    Outcomes,
+    averaged,
+    paired,
+    paired_over,
+    percentile_interval,
+    resampled_means,
+)
 
 Z = 1.959963984540054
 
@@ -162,3 +169,25 @@ def _expected(mean: float) -> float:
     """Accuracy with a rate of N(mean, 0.2^2 + 0.03^2), clipped to [0, 1]."""
     sample = np.random.default_rng(1).normal(mean, np.hypot(0.2, 0.03), 400_000)
     return float(np.clip(sample, 0, 1).mean())
+
+
+def test_a_mean_of_pairs_draws_the_same_examples_for_all_of_them() -> None:
+    a, b = outcomes([0.8, 0.7], n=2000), outcomes([0.6, 0.5], n=2000, seed=1)
+    one = paired(a, b, "t")
+    same = paired_over([(a, b), (a, b), (a, b)], "t")
+    assert same is not None
+    assert same.mean == pytest.approx(one.mean)
+    assert same.interval == pytest.approx(one.interval)  # three copies say nothing new
+    assert same.interval_with_seeds == pytest.approx(one.interval_with_seeds)
+    assert same.by_seed == pytest.approx(one.by_seed)
+    c, d = outcomes([0.8, 0.7], n=2000, seed=2), outcomes([0.6, 0.5], n=2000, seed=3)
+    both = paired_over([(a, b), (c, d)], "t")
+    assert both is not None
+    assert both.mean == pytest.approx((one.mean + paired(c, d, "t").mean) / 2)
+    ratio = np.diff(both.interval) / np.diff(one.interval)
+    assert ratio == pytest.approx(2**-0.5, rel=0.05)  # independent ones do
+
+
+def test_a_mean_of_pairs_needs_the_same_seeds_in_all() -> None:
+    a, b = outcomes([0.8, 0.7]), outcomes([0.6, 0.5], seed=1)
+    assert paired_over([(a, b), (outcomes([0.8, 0.7], first=1), b)], "t") is None

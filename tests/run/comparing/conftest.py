@@ -81,7 +81,7 @@ def write_run(
             "metrics": {f"{split}/accuracy": float(correct.mean()), f"{split}/loss": 0.25},
             "intervals": {f"{split}/accuracy": list(wilson(int(correct.sum()), n))},
             "examples": {"train": 20, split: n},
-            "method": method,
+            "method": f"{method} + gist" if changes.get("gist") is not None else method,
             "parameters": {
                 "method": parameters,
                 "gist": 8 if parameters else 0,
@@ -115,8 +115,10 @@ def write_sweep(
         if run.id not in skip:
             options = {**common, **(recipes or {}).get(run.id, {})}
             task = {"task": run.task} if run.task else {}
+            name, plus, _ = run.method.partition("+gist")
+            gist = {"gist": {}} if plus else {}
             write_run(
-                ledger.directory(run).path, method=run.method, seed=run.seed, **task, **options
+                ledger.directory(run).path, method=name, seed=run.seed, **task, **gist, **options
             )
     return path
 
