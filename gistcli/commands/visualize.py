@@ -24,7 +24,7 @@ def visualize(
     ],
     output: Annotated[
         Path,
-        typer.Option("-o", "--output-dir", help="Where the sheets and maps go.", metavar="DIR"),
+        typer.Option("-o", "--output-dir", help="Where page, sheets and maps go.", metavar="DIR"),
     ],
     layers: Annotated[
         str | None,
@@ -63,7 +63,7 @@ def visualize(
         value = draw(
             target, images, output, **chosen, model=model, device=device, reporter=reporter
         )
-        return console.Result("tokens" if tokens else "visualize", value, "heatmaps")
+        return console.Result("tokens" if tokens else "clusters", value)
 
 
 def _options(of_clusters: dict[str, Any], *, tokens: bool, heads: bool) -> dict[str, Any]:

@@ -203,9 +203,29 @@ def _predict(console: Console, result: Result) -> None:
                   soft_wrap=True)  # fmt: skip
 
 
+def _gallery(console: Console, value: Mapping[str, Any]) -> None:
+    """The page that shows everything, before the rest."""
+    console.print(f"open [green]{escape(value['gallery'])}[/]", soft_wrap=True)
+
+
+def _clusters(console: Console, result: Result) -> None:
+    """What was drawn, with the maps that stand out, and the files."""
+    value = result.value
+    _gallery(console, value)
+    rows = [
+        [entry["image"], entry["class"], _short(entry["probability"]),
+         ", ".join(f"L{p['layer']} C{p['cluster']}" for p in entry["picks"])]
+        for entry in value["images"][:_MANY]
+    ]  # fmt: skip
+    columns = ["image", "prediction", "probability", "stand out"]
+    console.print(make_table(f"cluster maps of {len(value['images'])} images", columns, rows))
+    _files(console, {"files": {key: value[key] for key in ("sheets", "overview", "maps")}})
+
+
 def _tokens(console: Console, result: Result) -> None:
     """Where CLS and GIST look: figures by block and by image, and the files."""
     value = result.value
+    _gallery(console, value)
     figures = {f"{name} on patches": share for name, share in value["patch_share"].items()}
     figures |= {"overlap": value["overlap"], "with another image": value["overlap_chance"]}
     columns = {name: figure for name, figure in figures.items() if figure is not None}
@@ -283,6 +303,7 @@ _VIEWS: dict[str, Callable[[Console, Result], None]] = {
     "eval": _evaluate,
     "demo": _demo,
     "predict": _predict,
+    "clusters": _clusters,
     "tokens": _tokens,
     "list": _list,
     "sweep": _sweep,

@@ -79,7 +79,7 @@ def write_sheets(
     shown = (maps.sites_of(layers), maps.clusters_of(clusters))
     titles = titles or [""] * len(names)
     picks = choose(maps)
-    sheets = [output / f"{stem}.png" for stem in unique_stems(names)]
+    sheets = sheet_paths(names, output)
     subjects = [
         Subject(*parts) for parts in zip(names, titles, images, maps.maps, picks, strict=True)
     ]
@@ -134,21 +134,29 @@ def unique_stems(names: Sequence[str]) -> list[str]:
     return stems
 
 
+def sheet_paths(names: Sequence[str], output: Path, suffix: str = "") -> list[Path]:
+    """Where the sheets of images with these names go. `suffix` ends the files' stems."""
+    return [output / f"{stem}{suffix}.png" for stem in unique_stems(names)]
+
+
+def overview_paths(images: int, output: Path, suffix: str = "") -> list[Path]:
+    """Where the overview of so many images goes; nowhere for a single one."""
+    pages = -(-images // PAGE) if images > 1 else 0
+    return [output / f"{_page_stem(n)}{suffix}.png" for n in range(1, pages + 1)]
+
+
 def write_overview(
     strips: Sequence[Strip], note: str, output: Path, suffix: str = ""
 ) -> list[Path]:
-    """Pages of images with their maps; none for a single image. `suffix` ends the files' stems."""
-    if len(strips) < 2:
-        return []
-    pages = [strips[i : i + PAGE] for i in range(0, len(strips), PAGE)]
-    paths = []
-    for number, page in enumerate(pages, start=1):
-        first = (number - 1) * PAGE + 1
+    """Pages of images with their maps, at `overview_paths`."""
+    paths = overview_paths(len(strips), output, suffix)
+    for number, path in enumerate(paths):
+        first = number * PAGE
+        page = strips[first : first + PAGE]
         heading = f"{len(strips)} images"
-        if len(pages) > 1:
-            heading = f"images {first} to {first + len(page) - 1} of {len(strips)}"
-        paths.append(output / f"{_page_stem(number)}{suffix}.png")
-        save_png(overview_sheet(page, heading, note), paths[-1])
+        if len(paths) > 1:
+            heading = f"images {first + 1} to {first + len(page)} of {len(strips)}"
+        save_png(overview_sheet(page, heading, note), path)
     return paths
 
 

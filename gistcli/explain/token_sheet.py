@@ -14,7 +14,7 @@ from gistcli.atomic import atomic_file
 from gistcli.explain.attention import LABELS, AttentionMaps
 from gistcli.explain.canvas import MARGIN, MUTED, Canvas, fitted
 from gistcli.explain.colour import Bytes, Floats, overlay, strength
-from gistcli.explain.heatmap import save_png, unique_stems, write_overview
+from gistcli.explain.heatmap import save_png, sheet_paths, write_overview
 from gistcli.explain.sheet import CELLS, GAP, HEADER, Strip, header
 
 ABREAST = 12
@@ -54,6 +54,7 @@ def write_token_sheets(
     output: Path,
     *,
     titles: Sequence[str],
+    captions: Sequence[str],
     heads: bool = False,
 ) -> TokenFiles:
     """Draw one sheet an image, and an overview where there are several.
@@ -63,13 +64,14 @@ def write_token_sheets(
         images: (H, W, 3) uint8, exactly the part of the picture that the network saw.
         names: of the files; the sheet of `a/b.jpg` is `b-tokens.png`.
         output: folder; made where missing.
-        titles: what the network says of each image.
+        titles: what the network says of each image; captions: the same in a few words, for the
+            overview.
         heads: draw every head beside the mean.
 
     Raises:
         StorageError: the disk is full or may not be written.
     """
-    sheets = [output / f"{stem}{SUFFIX}.png" for stem in unique_stems(names)]
+    sheets = sheet_paths(names, output, SUFFIX)
     strips = []
     for i, (photo, name, title, path) in enumerate(zip(images, names, titles, sheets, strict=True)):
         rows = _rows_of_heads(maps, i) if heads else _rows_of_blocks(maps, i)
@@ -78,7 +80,7 @@ def write_token_sheets(
             (strength(maps.mean[i, s, -1]), f"{LABELS[slot]} L{maps.layers[-1]}")
             for s, slot in enumerate(maps.slots)
         ]
-        strips.append(Strip(f"{PurePath(name).name}   {title}", photo, last))
+        strips.append(Strip(f"{PurePath(name).name}   {captions[i]}", photo, last))
     overview = write_overview(strips, f"L layer; {NOTE}", output, SUFFIX)
     _write_maps(output / RAW, maps, names, sheets)
     return TokenFiles(sheets, overview, output / RAW)

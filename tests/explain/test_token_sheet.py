@@ -28,7 +28,8 @@ def write(maps: AttentionMaps, output: Path, **options: Any) -> TokenFiles:
     count = len(maps.maps)
     photos = [np.full((70, 90, 3), 255, np.uint8)] * count
     names = [f"{folder}/cat.jpg" for folder in "abcdefgh"[:count]]
-    return write_token_sheets(maps, photos, names, output, titles=["a cat"] * count, **options)
+    said = {"titles": ["a cat"] * count, "captions": ["cat"] * count}
+    return write_token_sheets(maps, photos, names, output, **said, **options)
 
 
 def drawn(path: Path) -> Floats:

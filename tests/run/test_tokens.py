@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ import gistcli
 from gistcli import run
 from gistcli.cli import invoke
 from gistcli.data import load_images
+from gistcli.errors import Refused
 from gistcli.methods.interaction import bkld
 from gistcli.recipe import Recipe
 from gistcli.reporting import Reporter
+from tests.explain.pages import Page
 
 Make = Callable[..., Recipe]
 
@@ -104,6 +107,59 @@ def test_cluster_maps_and_tokens_of_the_same_pictures_lie_in_one_folder(
     files = [f for v in (clusters, tokens) for f in (*v["sheets"], *v["overview"], v["maps"])]
     assert len(set(files)) == len(files) == 2 * (3 + 1 + 1)
     assert all(Path(f).is_file() for f in files)
+    assert clusters["gallery"] == tokens["gallery"] == str(tmp_path / "index.html")
+    shown = {str(p) for p in Page(tmp_path / "index.html").pictures}
+    assert shown == {f for f in files if f.endswith(".png")}
+
+
+def test_the_page_of_pictures_with_odd_names_tells_what_the_json_tells(
+    with_gist: Path, pictures: list[Path], tmp_path: Path
+) -> None:
+    names = ["a #1 100%.png", "ü 猫.png", "<script>x&y.png"]
+    odd = [Path(shutil.copy(p, tmp_path / n)) for p, n in zip(pictures, names, strict=True)]
+    found = run.visualize_tokens(with_gist, odd, tmp_path / "maps", device="cpu")
+    page = Page(Path(found["gallery"]))
+    assert "script" not in page.tags
+    for entry in found["images"]:
+        assert entry["image"] in page.text
+        assert f"{entry['class']} ({entry['probability']:.1%})" in page.text
+        assert f"{entry['jeffreys']:.3g}" in page.text
+    assert "gist_vit_nano tuned with gift + gist on 10 classes: 0, 1" in page.text
+    apart = {entry["sheet"]: entry["jeffreys"] for entry in found["images"]}
+    order = [apart[str(p)] for p in page.pictures[1:]]
+    assert order == sorted(order, reverse=True)
+    before = Path(found["gallery"]).read_bytes()
+    run.visualize_tokens(with_gist, odd, tmp_path / "maps", device="cpu")
+    assert Path(found["gallery"]).read_bytes() == before
+
+
+def test_a_picture_that_a_sheet_would_replace_is_left_alone(
+    with_gist: Path, pictures: list[Path], tmp_path: Path
+) -> None:
+    copies = [Path(shutil.copy(p, tmp_path)) for p in pictures]
+    before = copies[0].read_bytes()
+    with pytest.raises(Refused, match=r"replace .*digit-0\.png"):
+        run.visualize(with_gist, copies, tmp_path, device="cpu")
+    assert copies[0].read_bytes() == before
+    found = run.visualize_tokens(with_gist, copies[:1], tmp_path, device="cpu")
+    assert copies[0].read_bytes() == before
+    (sheet,) = found["sheets"]
+    with pytest.raises(Refused, match="replace"):
+        run.visualize_tokens(with_gist, [copies[0], Path(sheet)], tmp_path, device="cpu")
+    overview = Path(shutil.copy(pictures[0], tmp_path / "overview.png"))
+    with pytest.raises(Refused, match=r"replace .*overview\.png"):
+        run.visualize(with_gist, [overview, pictures[1]], tmp_path, device="cpu")
+
+
+def test_a_page_of_somebody_else_is_kept_and_nothing_is_drawn(
+    with_gist: Path, pictures: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "index.html").write_text("<p>my site</p>")
+    for draw in (run.visualize, run.visualize_tokens):
+        with pytest.raises(Refused, match=r"index\.html"):
+            draw(with_gist, pictures, tmp_path, device="cpu")
+    assert [p.name for p in tmp_path.iterdir()] == ["index.html"]
+    assert (tmp_path / "index.html").read_text() == "<p>my site</p>"
 
 
 def call(capsys: pytest.CaptureFixture[str], code: int, *arguments: object) -> tuple[str, str]:
@@ -120,10 +176,27 @@ def test_people_see_figures_by_layer_and_by_image_and_the_files(
     out, _ = call(capsys, 0, *arguments)
     for word in ("layer", "cls on patches", "gist on patches", "with another image", "Jeffreys"):
         assert word in out, word
+    assert out.startswith(f"open {tmp_path / 'index.html'}\n")
     assert str(tmp_path / "digit-0-tokens.png") in out.replace("\n", "")
     value: Any = json.loads(call(capsys, 0, *arguments, "--json")[0])
     assert value["layers"] == [2, 3]
     assert f"{value['overlap'][0]:.2f}" in out
+
+
+def test_people_see_the_page_of_cluster_maps_first_and_what_stands_out(
+    finished: Path, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = (finished, *pictures, "-o", tmp_path)
+    out, _ = call(capsys, 0, *arguments)
+    assert out.startswith(f"open {tmp_path / 'index.html'}\n")
+    value: Any = json.loads(call(capsys, 0, *arguments, "--json")[0])
+    assert value["gallery"] == str(tmp_path / "index.html")
+    assert [entry["sheet"] for entry in value["images"]] == value["sheets"]
+    for entry in value["images"]:
+        row = next(line for line in out.splitlines() if Path(entry["image"]).name in line)
+        assert row.split()[1] == entry["class"]
+        for pick in entry["picks"]:
+            assert f"L{pick['layer']} C{pick['cluster']}" in row
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,8 @@ def test_visualize_writes_a_sheet_for_every_picture_and_the_raw_maps(
     assert found["clusters"] == 4
     with np.load(found["maps"], allow_pickle=False) as raw:
         maps = raw["maps"]
+        best = raw["pick_score"][:, 0].tolist()
+    assert [entry["picks"][0]["score"] for entry in found["images"]] == best
     assert maps.shape == (2, 4, 4, 8, 8)
     model = gistcli.load(finished)
     site = model.tuner.sites[2]
