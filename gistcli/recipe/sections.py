@@ -246,7 +246,7 @@ class OutputSection(Section):
     """Where the results go."""
 
     dir: Name = "auto"
-    """The run directory; auto: runs/METHOD-MODEL-DATA-N."""
+    """The run directory; auto: runs/METHOD-MODEL-DATA-N, or METHOD-gist-MODEL-DATA-N."""
     report_to: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = []
     """Trackers besides metrics.jsonl."""
 

@@ -18,6 +18,7 @@ from gistcli.errors import Diverged, Interrupted
 from gistcli.evaluate.classify import Predictions, predict, scalars, score
 from gistcli.evaluate.plots import write_classification_plots
 from gistcli.methods.base import Method
+from gistcli.methods.gist import WithGist
 from gistcli.recipe import Recipe
 from gistcli.reporting import SILENT, Reporter
 from gistcli.run.methods import method_info
@@ -251,6 +252,11 @@ def _pointers(place: Place, method: Method, refusal: str | None) -> dict[str, An
         ["gist", "merge", run, "-o", *export],
         ["gist", "predict", run, "PHOTO", "-o", "predictions.csv"],
     ]
+    draw = ["gist", "visualize", run, "PHOTO", "-o", f"{run}-maps"]
     if method.capabilities().clusters:
-        commands.append(["gist", "visualize", run, "PHOTO", "-o", f"{run}-maps"])
+        commands.append(draw)
+    if isinstance(
+        method, WithGist
+    ):  # every network that holds the token lets its attention be read
+        commands.append([*draw, "--tokens"])
     return {"files": place.run.files(), "next": [shlex.join(c) for c in commands]}

@@ -93,6 +93,7 @@ def _folder(recipe: Recipe) -> Path:
     if recipe.output.dir != "auto":
         return Path(recipe.output.dir)
     data = recipe.data.subset or recipe.data.path
-    names = (recipe.method["name"], recipe.model.name, data)
+    gist = [] if recipe.gist is None else ["gist"]
+    names = (recipe.method["name"], *gist, recipe.model.name, data)
     stem = "-".join(Path(n.rpartition(":")[2]).stem if ":" in n else Path(n).name for n in names)
     return free_path(Path("runs"), stem)

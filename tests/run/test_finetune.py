@@ -196,6 +196,11 @@ def test_automatic_folders_are_numbered(
     monkeypatch.chdir(tmp_path)
     assert run.finetune(recipe(train__max_steps=1))["run"] == "runs/gift-gist_vit_nano-digits-1"
     assert run.finetune(recipe(train__max_steps=1))["run"] == "runs/gift-gist_vit_nano-digits-2"
+    with_gist = run.finetune(recipe(train__max_steps=1, gist={}))
+    assert with_gist["run"] == "runs/gift-gist-gist_vit_nano-digits-1"
+    assert with_gist["next"][-1].endswith(
+        "PHOTO -o runs/gift-gist-gist_vit_nano-digits-1-maps --tokens"
+    )
 
 
 def test_without_validation_data_there_is_no_best(tmp_path: Path, recipe: Make) -> None:

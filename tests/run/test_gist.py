@@ -68,6 +68,12 @@ def test_a_run_with_it_goes_through_every_command(
     pixels = load_images([picture], model.preprocess)[0]
     with torch.no_grad():
         assert model.classes[int(model(pixels).argmax())] == seen["class"]
+    drawn = [call(command) for command in commands[3:]]
+    assert [value.get("tokens") for value in drawn] == [
+        *([None] if name in ("gift", "gift_v1") else []), ["cls", "gist"]
+    ]  # fmt: skip
+    assert all(Path(sheet).is_file() for value in drawn for sheet in value["sheets"])
+    assert len({value["gallery"] for value in drawn}) == 1
     if result["merge"] is not None:
         assert name == "toast"
         return
@@ -77,8 +83,6 @@ def test_a_run_with_it_goes_through_every_command(
         assert torch.allclose(plain(pixels), model(pixels), atol=1e-4)
     merged = call(f"gist eval {receipt['output']} --data digits")["metrics"]
     assert merged["test/accuracy"] == measured["test/accuracy"]
-    if len(commands) > 3:
-        assert all(Path(sheet).is_file() for sheet in call(commands[3])["sheets"])
 
 
 def test_every_term_of_the_loss_is_recorded_and_the_options_are_kept(
