@@ -103,7 +103,7 @@ def _write_pictures(recipe: Recipe, folder: Path) -> list[Path]:
 
 def _files(output: Path, name: str, maps: dict[str, Any]) -> dict[str, str]:
     files = {
-        "cluster maps": (maps.get("overview") or maps.get("sheets") or [""])[0],
+        "cluster maps": maps.get("gallery", ""),
         "learning curves": str(output / name / "plots" / "curves.png"),
         "confusion matrix": str(output / name / "plots" / "confusion-test.png"),
         "every test prediction": str(output / name / "predictions" / "test.csv"),
