@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from gistcli.backbones.tokens import InsertedTokens, MakeTokens, TokenHandle
 from gistcli.errors import NotMergeable, NotSupported, Refused, UnknownName, did_you_mean
 
 Layers = Literal["all"] | Sequence[int]
+Modality = Literal["vision", "text"]
 Ran = tuple[Tensor, Tensor, Tensor]
 """Tokens (B, T, D) after the last norm, pooled features (B, P), logits (B, K)."""
 
@@ -53,6 +54,8 @@ class Backbone(nn.Module, abc.ABC):
         inserted: the tokens that tuners put in; None where the family can carry none.
     """
 
+    modality: ClassVar[Modality]
+    """What it reads; decides which of a method's recommended settings apply."""
     library: ClassVar[str] = "timm"
     """Whose folders this family's weights lie in: timm or transformers."""
     token_refusal: ClassVar[str] = "it has no place for further tokens"
@@ -102,10 +105,6 @@ class Backbone(nn.Module, abc.ABC):
         """The blocks, in order."""
 
     @abc.abstractmethod
-    def data_config(self) -> dict[str, Any]:
-        """Preprocessing in timm's terms: input_size (C, H, W), interpolation, mean, std, ..."""
-
-    @abc.abstractmethod
     def reset_head(self, classes: int, seed: int = 0) -> None:
         """Give the network a new head for `classes`; defines what "base" means from here on."""
 
@@ -130,12 +129,8 @@ class Backbone(nn.Module, abc.ABC):
         return None
 
     @abc.abstractmethod
-    def layout_of(self, pixels: Tensor) -> TokenLayout:
-        """Where each kind of token stands for pixels (B, 3, H, W), without inserted ones."""
-
-    @abc.abstractmethod
-    def run(self, pixels: Tensor) -> Ran:
-        """One forward pass of the network on pixels (B, 3, H, W)."""
+    def forward(self, batch: Mapping[str, Tensor]) -> Features:
+        """One forward pass, through `drive`."""
 
     @abc.abstractmethod
     def classify(self, pooled: Tensor) -> Tensor:
@@ -187,23 +182,19 @@ class Backbone(nn.Module, abc.ABC):
 
     # --- running ----------------------------------------------------------------------------
 
-    def forward(self, batch: Mapping[str, Tensor]) -> Features:
-        """Features of `batch["pixels"]` (B, 3, H, W)."""
-        pixels, inserted = batch["pixels"], self.inserted
-        layout = self.layout_of(pixels)
+    def drive(self, layout: TokenLayout, run: Callable[[], Ran]) -> Features:
+        """One forward pass with the inserted tokens in the sequence.
+
+        Args:
+            layout: where each kind of token stands without inserted ones.
+            run: the family's own pass.
+        """
+        inserted = self.inserted
         self.layout = layout if inserted is None else inserted.extend(layout)
-        tokens, pooled, logits = self.run(pixels)
+        tokens, pooled, logits = run()
         if inserted is not None:
             tokens = inserted.take_full(tokens)
         return Features(tokens, pooled, logits, self.layout)
-
-    def patch_map(self, site: Site, y: Tensor) -> Tensor:
-        """(B, h, w, d_out): what a site gave in the last forward pass, at its patch tokens.
-
-        Raises:
-            NotSupported: the family keeps no grid of patches there.
-        """
-        return y[:, self.layout.patches].unflatten(1, self.layout.grid)
 
     def checkpoint_gradients(self) -> None:
         """Recompute the activations of every block in the backward pass."""

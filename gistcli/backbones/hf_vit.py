@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from gistcli.backbones.attending import AttentionSeam
-from gistcli.backbones.base import Backbone, Origin, Ran, initialise_head
+from gistcli.backbones.base import Origin, Ran, initialise_head
 from gistcli.backbones.hf_images import Images, read_images
 from gistcli.backbones.hf_keys import stored_keys
+from gistcli.backbones.images import ImageBackbone
 from gistcli.backbones.layout import Features, TokenLayout
 from gistcli.backbones.parts import affine_outputs
 from gistcli.backbones.sites import Output, Point, Site, Tap
@@ -107,7 +108,7 @@ def architecture_of(config: Mapping[str, Any]) -> str | None:
     return MODEL_TYPES.get(str(config.get("model_type")))
 
 
-class HFViT(Backbone):
+class HFViT(ImageBackbone):
     """A plain vision Transformer of Hugging Face transformers with its classifier.
 
     Roles: query, key, value, attn_out (modules of their own), fc_in, fc_out, and fc_gate where the

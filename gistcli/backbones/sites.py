@@ -118,18 +118,28 @@ class Site:
         return within_block(self.module_name)
 
     @property
+    def transposed(self) -> bool:
+        """Whether the module keeps W as (d_in, d_out): GPT-2's Conv1D."""
+        return hasattr(self.module, "nf")
+
+    @property
     def d_in(self) -> int:
         """Width of x."""
-        return self.module.in_features
+        module: Any = self.module
+        return int(module.nx if self.transposed else module.in_features)
 
     @property
     def d_out(self) -> int:
         """Width of y; of the slice where there is one."""
-        return self.module.out_features if self.rows is None else self.rows.stop - self.rows.start
+        if self.rows is not None:
+            return int(self.rows.stop - self.rows.start)
+        module: Any = self.module
+        return int(module.nf if self.transposed else module.out_features)
 
     def weight(self) -> Tensor:
         """(d_out, d_in), the module's own, without what tuners put in its place."""
         weight_OI = whole(self.module._parameters["weight"])  # type: ignore[arg-type]
+        weight_OI = weight_OI.t() if self.transposed else weight_OI
         return weight_OI if self.rows is None else weight_OI[self.rows]
 
     def map_input(self, function: Map, switch: Switch) -> None:

@@ -9,13 +9,14 @@ from timm.layers import to_2tuple
 from timm.models import is_model, model_entrypoint
 from torch import Tensor, nn
 
-from gistcli.backbones.base import Backbone, Origin, initialise_head
+from gistcli.backbones.base import Origin, initialise_head
+from gistcli.backbones.images import ImageBackbone
 from gistcli.errors import NotSupported, UnknownName, did_you_mean
 
 POSITIONS = "pos_embed"
 
 
-class TimmBackbone(Backbone):
+class TimmBackbone(ImageBackbone):
     """A network built by timm.
 
     Raises:

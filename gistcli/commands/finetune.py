@@ -76,7 +76,12 @@ Set = Annotated[
 ]
 OutputDir = Annotated[
     Path | None,
-    _run("The run directory; without one runs/METHOD[-gist]-MODEL-DATA-N.", "DIR", "-o", "--output-dir"),
+    _run(
+        "The run directory; without one runs/METHOD[-gist]-MODEL-DATA-N.",
+        "DIR",
+        "-o",
+        "--output-dir",
+    ),
 ]
 Resume = Annotated[
     str,

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from gistcli.backbones.images import require_images
 from gistcli.backbones.sites import Site, within_block
 from gistcli.errors import NotSupported, UnknownName, WeightsError
 from gistcli.evaluate.classify import evaluation_mode
@@ -127,12 +128,13 @@ def _maps_of(
     tuner: Tuner, pixels: Tensor, sites: list[Site], columns: list[Tensor]
 ) -> tuple[Tensor, Tensor]:
     """(B, L, M, h, w) and logits (B, K) of one chunk, float32 on the CPU."""
-    reference = next(tuner.backbone.model.parameters())
-    with tuner.backbone.capture(sites) as seen:
+    network = require_images(tuner.backbone, "A cluster map")
+    reference = next(network.model.parameters())
+    with network.capture(sites) as seen:
         features = tuner({"pixels": pixels.to(reference)})
     maps = []
     for site, c_OM in zip(sites, columns, strict=True):
-        y_BhwO = tuner.backbone.patch_map(site, seen[site.name]).float()
+        y_BhwO = network.patch_map(site, seen[site.name]).float()
         maps.append((y_BhwO @ c_OM).movedim(-1, 1))
     return torch.stack(_on_one_grid(maps), dim=1).cpu(), features.logits.float().cpu()
 

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gistcli.backbones.base import Backbone
+from gistcli.backbones.images import require_images
 from gistcli.backbones.layout import Features
 from gistcli.backbones.sites import Site, Tap
 from gistcli.errors import NotSupported
@@ -259,7 +260,7 @@ class ToastTuner(Tuner):
             NotFound, WeightsError, BaseMismatch: as `read_feedback`.
         """
         if self.method.weights is None:
-            shape = self.backbone.data_config()["input_size"]
+            shape = require_images(self.backbone, "toast").data_config()["input_size"]
             noise = torch.randn(1, *shape, device=self.xi.device)
             z_BTD = self._first_pass({"pixels": noise})
             if F.cosine_similarity(z_BTD.float(), self.xi, dim=-1).mean() < 0:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gistcli.backbones.base import Backbone
+from gistcli.backbones.images import require_images
 from gistcli.backbones.tokens import MakeTokens
 from gistcli.methods.base import (
     Capabilities,
@@ -91,6 +92,7 @@ class VptTuner(Tuner):
 
 def patch_pixels(backbone: Backbone) -> int:
     """Pixels of one patch, height times width."""
-    _, height, width = backbone.data_config()["input_size"]
-    rows, columns = backbone.layout_of(torch.empty(1, 3, height, width, device="meta")).grid
+    network = require_images(backbone, "vpt")
+    _, height, width = network.data_config()["input_size"]
+    rows, columns = network.layout_of(torch.empty(1, 3, height, width, device="meta")).grid
     return (height // rows) * (width // columns)

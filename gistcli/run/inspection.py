@@ -8,6 +8,7 @@ from typing import Any
 from gistcli.artifacts.rundir import RunDirectory
 from gistcli.artifacts.targets import kind_of, open_merged
 from gistcli.backbones import Backbone, open_backbone
+from gistcli.backbones.images import ImageBackbone
 from gistcli.errors import GistError
 from gistcli.reporting import SILENT, Reporter
 from gistcli.run.assembling import site_rows
@@ -61,7 +62,7 @@ def _model(name: str) -> dict[str, Any]:
         "architecture": backbone.architecture,
         "parameters": backbone.count(),
         "layers": backbone.depth,
-        "preprocessing": backbone.data_config(),
+        "preprocessing": (backbone.data_config() if isinstance(backbone, ImageBackbone) else None),
         "weights": [str(p) for p in backbone.origin.weights],
         "sites": site_rows(backbone.all_sites()),
     }

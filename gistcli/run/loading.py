@@ -14,6 +14,7 @@ from gistcli.artifacts.rundir import RunDirectory
 from gistcli.artifacts.targets import kind_of, open_merged
 from gistcli.artifacts.tuner_file import TunerInfo
 from gistcli.backbones import Backbone, open_backbone
+from gistcli.backbones.images import require_images
 from gistcli.data import Preprocess
 from gistcli.errors import BaseMismatch, NotFound, NotSupported, Refused
 from gistcli.methods.base import Tuner
@@ -113,8 +114,9 @@ def _open_merged(target: Path, device: torch.device, model: str | None) -> Loade
     if not classes:
         head = backbone.model.get_parameter(backbone.head_names()[0])
         classes = [str(i) for i in range(len(head))]
+    network = require_images(backbone, "A merged image classifier")
     preprocess = Preprocess.from_config(
-        {**backbone.data_config(), **folder.preprocessing}, str(target / "config.json")
+        {**network.data_config(), **folder.preprocessing}, str(target / "config.json")
     )
     # a tuner that owns the head and changes nothing: the folder's weights are the tuned ones
     return Loaded(Linear().attach(backbone), classes, preprocess, device, str(target))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from gistcli.backbones import Backbone
+from gistcli.backbones.images import require_images
 from gistcli.data import Catalog, ImageSplit, Preprocess
 from gistcli.recipe import Recipe
 from gistcli.reporting import Reporter
@@ -95,7 +96,8 @@ def prepare(recipe: Recipe, place: Place, reporter: Reporter, shelf: Shelf | Non
 def _preprocess(recipe: Recipe, backbone: Backbone) -> Preprocess:
     """The model's own preparation of pictures, with what the recipe replaces in it."""
     given = recipe.data.preprocess.model_dump(exclude_none=True)
-    return Preprocess.from_config({**backbone.data_config(), **given})
+    network = require_images(backbone, "An image set")
+    return Preprocess.from_config({**network.data_config(), **given})
 
 
 def _goes_on(place: Place) -> bool:

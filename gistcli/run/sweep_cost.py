@@ -9,6 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from gistcli.backbones import Backbone
+from gistcli.backbones.images import require_images
 from gistcli.data import Preprocess
 from gistcli.evaluate.classify import autocast
 from gistcli.recipe import Recipe
@@ -70,7 +71,8 @@ class Counter:
 
 def _count(recipe: Recipe, classes: int, backbone: Backbone) -> Work:
     tuner = assemble(recipe, classes, meta=True, backbone=backbone).tuner
-    preprocess = Preprocess.from_config(backbone.data_config())
+    network = require_images(backbone, "An estimate")
+    preprocess = Preprocess.from_config(network.data_config())
     shape = (BATCH, preprocess.channels, *preprocess.size)
     batch = {"pixels": torch.empty(shape, device="meta")}
     try:
