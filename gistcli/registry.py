@@ -56,7 +56,9 @@ TABLES: dict[str, dict[str, str]] = {
         "webdataset": "gistcli.data.webdataset:WebDataset",
     },
     "objectives": {
+        "causal_lm": "gistcli.objectives.causal_lm:CausalLM",
         "classification": "gistcli.objectives.classification:Classification",
+        "regression": "gistcli.objectives.regression:Regression",
     },
     "sections": {
         "gist": "gistcli.methods.gist:Gist",

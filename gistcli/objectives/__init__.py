@@ -1,6 +1,8 @@
 """What is minimised: a module around a tuner that turns a batch into a loss with named parts."""
 
 from gistcli.objectives.base import Batch, Losses, Objective
+from gistcli.objectives.causal_lm import CausalLM
 from gistcli.objectives.classification import Classification
+from gistcli.objectives.regression import Regression
 
-__all__ = ["Batch", "Classification", "Losses", "Objective"]
+__all__ = ["Batch", "CausalLM", "Classification", "Losses", "Objective", "Regression"]

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from gistcli.methods.base import Tuner
 
 Batch = Mapping[str, Tensor]
-"""`pixels` (B, 3, H, W) float32, `labels` (B,) int64, `index` (B,) int64 place in the split."""
+"""Everything of one example in one row, on the device of the network.
+
+Pictures: `pixels` (B, 3, H, W) float32. Text: `input_ids` (B, T) int64, `attention_mask` (B, T),
+for packed rows `position_ids` and `segments` (B, T). `labels` are (B,) int64 classes, (B,) float
+numbers, or (B, T) int64 tokens with -100 where nothing is learnt. `index` (B,) int64 is the place
+in the split.
+"""
 
 
 @dataclass(frozen=True)
