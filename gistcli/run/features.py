@@ -11,8 +11,6 @@ from gistcli.recipe import Recipe
 from gistcli.reporting import Reporter
 from gistcli.train.plan import Plan
 
-Split = ImageSplit | FeatureSplit
-
 
 def with_features(
     splits: Mapping[str, ImageSplit],
@@ -23,7 +21,7 @@ def with_features(
     batch_size: int,
     precision: str,
     reporter: Reporter,
-) -> dict[str, Split]:
+) -> dict[str, ImageSplit | FeatureSplit]:
     """The splits, of features in place of pixels where these are the same in every epoch.
 
     Args:

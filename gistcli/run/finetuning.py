@@ -11,21 +11,17 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from gistcli import registry
-from gistcli.artifacts.predictions import write_predictions
 from gistcli.artifacts.tuner_file import BackboneInfo, TunerInfo
 from gistcli.errors import Diverged, Interrupted
-from gistcli.evaluate.classify import Predictions, predict, scalars, score
-from gistcli.evaluate.plots import write_classification_plots
-from gistcli.methods.base import Method
-from gistcli.methods.gist import WithGist
 from gistcli.recipe import Recipe
 from gistcli.reporting import SILENT, Reporter
+from gistcli.run.image_classification import ImageClassification
 from gistcli.run.methods import method_info
 from gistcli.run.placing import Place, settle
 from gistcli.run.preparing import Job, prepare
 from gistcli.run.settings import resolved
 from gistcli.run.shelf import Shelf
+from gistcli.run.workload import Measured
 from gistcli.train.curves import write_curves
 from gistcli.train.engine import open_accelerator
 from gistcli.train.loop import FitResult, fit
@@ -62,9 +58,10 @@ def finetune(
     place = settle(recipe, output, resume, overwrite)
     if place.done is not None:
         reporter.say(f"{place.run.path} holds this run, complete.")
-        method = recipe.build_method()
+        method, run = recipe.build_method(), str(place.run.path)
         refusal = place.done.get("merge", method.capabilities().merge)
-        return {**place.done, "run": str(place.run.path), **_pointers(place, method, refusal)}
+        further = ImageClassification.commands(run, method)
+        return {**place.done, "run": run, **_pointers(place, further, refusal)}
     job = prepare(recipe, place, reporter, shelf)
     try:
         _begin(job)
@@ -80,14 +77,14 @@ def _begin(job: Job) -> None:
         place.run.clear()
     place.run = type(place.run).create(place.run.path)
     place.run.write_recipe(job.recipe.as_dict())
-    place.run.write_environment(sys.argv, str(job.device))
-    job.catalog.write_splits(place.run.splits_path)
+    place.run.write_environment(sys.argv, str(job.setting.device))
+    job.workload.begin(place.run)
 
 
 def _accelerator(job: Job) -> Accelerator:
     return open_accelerator(
-        job.device,
-        job.precision,
+        job.setting.device,
+        job.setting.precision,
         trackers=job.recipe.output.report_to,
         folder=job.place.run.path / "trackers" if job.recipe.output.report_to else None,
         name=job.place.run.path.name,
@@ -114,22 +111,23 @@ def _train(job: Job, reporter: Reporter) -> FitResult:
 
 
 def _fit(job: Job, accelerator: Accelerator, recorder: Recorder, reporter: Reporter) -> FitResult:
-    kind = registry.resolve("objectives", "classification")
-    objective = kind(job.assembly.tuner, label_smoothing=job.recipe.optim.label_smoothing)
+    objective = job.workload.objective(job.assembly.tuner)
     if job.recipe.train.compile:
         job.assembly.backbone.compile()
 
+    def scalars(split: str) -> dict[str, float]:
+        return job.workload.scalars(_measure(job, split, reporter))
+
     def evaluate() -> Mapping[str, float]:
-        figures = scalars(_score(job, "val", reporter)) if "val" in job.splits else {}
+        figures = scalars("val") if "val" in job.splits else {}
         if job.recipe.eval.best_test and "test" in job.splits:
-            test = scalars(_score(job, "test", reporter))
-            figures |= {f"test/{name}": value for name, value in test.items()}
+            figures |= {f"test/{name}": value for name, value in scalars("test").items()}
         return figures
 
     return fit(
         objective,
         job.splits["train"],
-        job.plan,
+        job.setting.plan,
         accelerator,
         evaluate=evaluate if "val" in job.splits or job.recipe.eval.best_test else None,
         checkpoints=job.place.run.checkpoints,
@@ -139,31 +137,21 @@ def _fit(job: Job, accelerator: Accelerator, recorder: Recorder, reporter: Repor
     )
 
 
-def _predict(job: Job, split: str, reporter: Reporter) -> Predictions:
-    return predict(
-        job.assembly.tuner,
-        job.splits[split],
-        job.eval_batch_size,
-        precision=job.precision,
-        reporter=reporter,
-        phase=split,
-    )
-
-
-def _score(job: Job, split: str, reporter: Reporter) -> dict[str, Any]:
-    return score(_predict(job, split, reporter), job.catalog.classes)
+def _measure(job: Job, split: str, reporter: Reporter) -> Measured:
+    return job.workload.measure(job.assembly.tuner, split, job.setting, reporter)
 
 
 def _conclude(job: Job, fitted: FitResult, reporter: Reporter) -> dict[str, Any]:
     """Evaluate the chosen weights, test once, and write everything down."""
-    run = job.place.run
+    run, workload = job.place.run, job.workload
     refusal = job.assembly.tuner.merge_refusal()
-    figures = _figures(job, reporter)
+    measured = _measure_all(job, reporter)
     write_curves(run.plots, fitted.history)
     info = run.write_tuner(job.assembly.tuner.state(), _tuner_info(job))
     result = {
-        "metrics": {f"{s}/{k}": v for s, f in figures.items() for k, v in scalars(f).items()},
-        "intervals": {f"{s}/accuracy": f["interval"] for s, f in figures.items()},
+        "metrics": {
+            f"{s}/{k}": v for s, m in measured.items() for k, v in workload.scalars(m).items()
+        },
         "examples": {s: len(split) for s, split in job.splits.items()},
         "method": job.assembly.method.label(),
         "parameters": info.parameters,
@@ -175,13 +163,11 @@ def _conclude(job: Job, fitted: FitResult, reporter: Reporter) -> dict[str, Any]
         "weights": fitted.weights,
         "best": fitted.best,
         "stopped": fitted.stopped,
-        "per_class": {s: f["per_class"] for s, f in figures.items()},
-        "data_fingerprint": job.catalog.fingerprint(),
-        "data_fingerprints": {s: job.catalog.fingerprint(s) for s in job.catalog.splits},
+        **workload.result(measured),
         "extras": _extras(fitted),
     }
     run.write_result(result)
-    pointers = _pointers(job.place, job.assembly.method, refusal)
+    pointers = _pointers(job.place, workload.commands(str(run.path), job.assembly.method), refusal)
     return {"run": str(run.path), **result, **pointers}
 
 
@@ -191,37 +177,30 @@ def _extras(fitted: FitResult) -> dict[str, float]:
     return {"best_test/accuracy": max(seen)} if seen else {}
 
 
-def _figures(job: Job, reporter: Reporter) -> dict[str, dict[str, Any]]:
+def _measure_all(job: Job, reporter: Reporter) -> dict[str, Measured]:
     """Figures of val and test; what they rest on is kept in the run.
 
     Raises:
         Diverged: the last update left weights that give no finite loss.
     """
-    figures: dict[str, dict[str, Any]] = {}
+    found: dict[str, Measured] = {}
     for split in ("val", "test"):
         if split in job.splits:
-            outputs = _predict(job, split, reporter)
-            figures[split] = score(outputs, job.catalog.classes)
-            if not math.isfinite(figures[split]["loss"]):  # only the last update can do that
+            found[split] = _measure(job, split, reporter)
+            loss = found[split].figures["loss"]
+            if not math.isfinite(loss):  # only the last update can do that
                 raise Diverged(
-                    f"The loss on {split} is {figures[split]['loss']} with the trained weights.",
+                    f"The loss on {split} is {loss} with the trained weights.",
                     "Try to lower optim.lr and optim.head_lr.",
                 )
-            _keep_outputs(job, split, outputs, figures[split])
-    return figures
-
-
-def _keep_outputs(job: Job, split: str, outputs: Predictions, figures: Mapping[str, Any]) -> None:
-    run, classes = job.place.run, job.catalog.classes
-    path = run.predictions_path(split)
-    write_predictions(path, outputs.names, outputs.labels, outputs.probabilities, classes)
-    write_classification_plots(run.plots, split, figures, classes)
+            job.workload.keep(job.place.run, split, found[split])
+    return found
 
 
 def _tuner_info(job: Job) -> TunerInfo:
     backbone, recipe = job.assembly.backbone, job.recipe
-    size = job.preprocess.size
     folder = backbone.origin.config.get("folder")
+    described = job.workload.describe()
     return TunerInfo(
         method=method_info(job.assembly.method, recipe.method["name"]),
         backbone=BackboneInfo(
@@ -229,34 +208,23 @@ def _tuner_info(job: Job) -> TunerInfo:
             path=str(Path(folder).resolve()) if folder else None,
             architecture=backbone.architecture,
             fingerprint=backbone.fingerprint,
-            img_size=size if recipe.model.img_size is not None else None,
+            img_size=described.pop("img_size", None),
         ),
-        classes=job.catalog.classes,
-        preprocessing=job.preprocess.to_config(),
+        task=job.workload.task,
         parameters=job.assembly.parameters(),
+        **described,
     )
 
 
-def _pointers(place: Place, method: Method, refusal: str | None) -> dict[str, Any]:
+def _pointers(place: Place, further: list[list[str]], refusal: str | None) -> dict[str, Any]:
     """Where things are, and the commands that a user is likely to want next.
 
     Args:
         place: of the run.
-        method: that it was trained with.
+        further: commands of the workload.
         refusal: why it cannot become plain weights; None where it can.
     """
     run = str(place.run.path)
     export = [f"{run}-merged"] if refusal is None else [f"{run}-onnx", "--format", "onnx"]
-    commands = [
-        ["gist", "eval", run],
-        ["gist", "merge", run, "-o", *export],
-        ["gist", "predict", run, "PHOTO", "-o", "predictions.csv"],
-    ]
-    draw = ["gist", "visualize", run, "PHOTO", "-o", f"{run}-maps"]
-    if method.capabilities().clusters:
-        commands.append(draw)
-    if isinstance(
-        method, WithGist
-    ):  # every network that holds the token lets its attention be read
-        commands.append([*draw, "--tokens"])
+    commands = [["gist", "eval", run], ["gist", "merge", run, "-o", *export], *further]
     return {"files": place.run.files(), "next": [shlex.join(c) for c in commands]}

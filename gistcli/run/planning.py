@@ -13,7 +13,7 @@ from gistcli.methods.gist import WithGist
 from gistcli.recipe import Recipe
 from gistcli.reporting import SILENT, Reporter
 from gistcli.run.assembling import assemble, say_parameters, site_rows
-from gistcli.run.preparing import say_catalog
+from gistcli.run.image_classification import say_catalog
 from gistcli.run.settings import resolved, say_defaults, training_plan
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from gistcli import run
 from gistcli.recipe import Recipe
-from gistcli.run import finetuning
+from gistcli.run import finetuning, image_classification
 
 Make = Callable[..., Recipe]
 
@@ -48,5 +48,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are the same for all methods, and half of the time of a run."""
-    for name in ("write_classification_plots", "write_curves"):
-        monkeypatch.setattr(finetuning, name, lambda *arguments: None)
+    monkeypatch.setattr(finetuning, "write_curves", lambda *arguments: None)
+    name = "write_classification_plots"
+    monkeypatch.setattr(image_classification, name, lambda *arguments: None)

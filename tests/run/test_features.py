@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from gistcli import run
-from gistcli.backbones import Backbone
+from gistcli.backbones.images import ImageBackbone
 from gistcli.data import ImageSplit
 from gistcli.errors import Interrupted
 from gistcli.evaluate.features import FeatureSplit
@@ -43,13 +43,13 @@ class Told(Listener):
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Sizes of the batches that went through the network."""
     sizes: list[int] = []
-    forward = Backbone.forward
+    forward = ImageBackbone.forward
 
-    def counted(self: Backbone, batch: Any) -> Any:
+    def counted(self: ImageBackbone, batch: Any) -> Any:
         sizes.append(len(batch["pixels"]))
         return forward(self, batch)
 
-    monkeypatch.setattr(Backbone, "forward", counted)
+    monkeypatch.setattr(ImageBackbone, "forward", counted)
     return sizes
 
 
