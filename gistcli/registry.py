@@ -39,6 +39,8 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "backbones": {
         "beit": "gistcli.backbones.beit:Beit",
+        "causal": "gistcli.backbones.causal:Causal",
+        "encoder": "gistcli.backbones.encoder:Encoder",
         "eva": "gistcli.backbones.eva:EvaViT",
         "hf_vit": "gistcli.backbones.hf_vit:HFViT",
         "hiera": "gistcli.backbones.hiera:HieraViT",

@@ -14,7 +14,7 @@ from gistcli import atomic
 from gistcli.artifacts.form import Form
 from gistcli.backbones import hf_images
 from gistcli.backbones.base import Backbone
-from gistcli.backbones.hf_loading import load_pretrained
+from gistcli.backbones.hf_weights import load_pretrained
 from gistcli.backbones.locating import CONFIG
 
 

@@ -7,10 +7,6 @@ what is stored later loads without options.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,13 +14,11 @@ from torch import nn
 
 from gistcli.backbones.fingerprint import read_header
 from gistcli.backbones.hf_vit import NETWORKS, Names
+from gistcli.backbones.hf_weights import load_config, load_pretrained
 from gistcli.backbones.locating import Source
-from gistcli.errors import NotSupported, Refused, WeightsError
+from gistcli.errors import NotSupported, Refused
 
 HEADED = "ForImageClassification"
-UNREAD = re.compile(r"(^|\.)(pooler\..*|mask_token)$")
-"""What a classifier does not read and its pretraining has left in the file."""
-SHOWN = 5
 
 
 def build(
@@ -67,18 +61,10 @@ def build(
 
 def _class_and_config(source: Source) -> tuple[Any, Any]:
     import transformers
-    from huggingface_hub.errors import StrictDataclassError
 
     assert source.folder is not None
     cls: Any = getattr(transformers, source.architecture)
-    try:
-        with quiet():
-            config = cls.config_class.from_pretrained(source.folder, local_files_only=True)
-    except (StrictDataclassError, KeyError, TypeError, ValueError, OSError) as error:
-        raise WeightsError(
-            f"{source.folder / 'config.json'} does not fit {source.architecture}: {error}",
-            "Copy it again.",
-        ) from error
+    config = load_config(cls, source.folder)
     named = (config.architectures or [source.architecture])[0]
     if not named.endswith(HEADED):
         config.num_labels = 0  # rather no head than one of random numbers
@@ -112,69 +98,6 @@ def _load_folder(cls: Any, source: Source, config: Any) -> Any:
     for path in source.weights:
         read_header(path)
     return load_pretrained(cls, source.folder, config=config)
-
-
-def load_pretrained(cls: Any, folder: Path, **options: Any) -> Any:
-    """`cls.from_pretrained` of a folder in float32, where every key must fit.
-
-    Raises:
-        WeightsError: tensors missing, unexpected or of another shape; all of them counted.
-    """
-    try:
-        with quiet():
-            model, info = cls.from_pretrained(
-                folder,
-                dtype=torch.float32,
-                use_safetensors=True,
-                local_files_only=True,
-                ignore_mismatched_sizes=True,  # named below, all at once
-                output_loading_info=True,
-                **options,
-            )
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError, OSError) as error:
-        raise WeightsError(
-            f"{folder} cannot be loaded: {error}", "Copy or download it again."
-        ) from error
-    problems = _problems(info)
-    if problems:
-        raise WeightsError(
-            f"{folder} does not fit {type(model).__name__}: {'; '.join(problems)}.",
-            "Check config.json beside the weights (sizes, number of layers, id2label).",
-        )
-    return model
-
-
-def _problems(info: dict[str, Any]) -> list[str]:
-    found = {
-        "missing": sorted(info["missing_keys"]),
-        "unexpected": sorted(k for k in info["unexpected_keys"] if not UNREAD.search(k)),
-        "of another shape": sorted(
-            f"{key} {list(stored)} instead of {list(wanted)}"
-            for key, stored, wanted in info["mismatched_keys"]
-        ),
-    }
-    lines = []
-    for kind, names in found.items():
-        if names:
-            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            lines.append(f"{kind}: {', '.join(names[:SHOWN])}{more}")
-    return [*lines, *map(str, info["error_msgs"])]
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """transformers shows bars and reports of its own; errors here say it better."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 # --- image size ---------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-SLOTS = ("cls", "gist", "prompts", "registers", "patches")
+SLOTS = ("cls", "gist", "prompts", "registers", "patches", "text")
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class TokenLayout:
 
     Attributes:
         lengths: number of tokens of each slot.
-        grid: rows and columns of the patch tokens; rows * columns == lengths["patches"].
+        grid: rows and columns of the patch tokens; rows * columns == lengths["patches"]. (0, 0)
+            for text.
     """
 
     lengths: Mapping[str, int]
@@ -49,8 +50,8 @@ class Features(NamedTuple):
 
     Attributes:
         tokens: (B, T, D) after the last norm, inserted tokens included: `layout` names the slices.
-        pooled: (B, D) what the head reads.
-        logits: (B, K).
+        pooled: (B, D) what the head reads; (B, T, D) in a language model, where that is `tokens`.
+        logits: (B, K); in a language model (N, V) or (B, T, V), see `backbones.causal`.
         layout: where each kind of token stands in `tokens`, and at every site inside the blocks.
     """
 

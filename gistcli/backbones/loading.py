@@ -14,11 +14,11 @@ from timm.models import list_models
 from torch import nn
 
 from gistcli import registry
-from gistcli.backbones import hf_loading
+from gistcli.backbones import hf_loading, hf_text
 from gistcli.backbones.base import Backbone, Origin
 from gistcli.backbones.fingerprint import read_header
 from gistcli.backbones.locating import EMBEDDED, Source, family_of, locate
-from gistcli.errors import WeightsError
+from gistcli.errors import NotSupported, WeightsError
 
 DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -26,6 +26,7 @@ DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfl
 def open_backbone(
     name: str,
     *,
+    task: str | None = None,
     img_size: int | tuple[int, int] | None = None,
     dtype: str = "auto",
     drop_path: float = 0.0,
@@ -37,9 +38,10 @@ def open_backbone(
     Args:
         name: a folder with config.json and safetensors (of timm or transformers), an embedded
             network, a timm name, or a hub repository (`OWNER/NAME`).
+        task: classification, or causal_lm for a decoder of text; None for what the network is for.
         img_size: side (or height, width) of the images in pixels; None for the network's own.
             Position embeddings are resampled.
-        dtype: of the frozen weights; auto is float32.
+        dtype: of the frozen weights; auto is float32 for pictures, and for text as stored.
         drop_path: stochastic depth rate at the last block, rising from 0 at the first.
         grad_checkpointing: recompute activations in the backward pass.
         meta: build without weights and memory, for counts; config.json alone is enough then.
@@ -51,17 +53,54 @@ def open_backbone(
     """
     source = locate(name, need_weights=not meta)
     family = family_of(source.architecture)
-    model, config = _open(source, img_size, drop_path, meta)
-    if not meta:
-        model.to(DTYPES[dtype])
-    config["folder"] = source.folder
-    backbone = family(model, Origin(name, source.architecture, source.weights, config))
+    if family.modality == "text":
+        backbone = _open_text(name, source, task, dtype, meta, (img_size, drop_path))
+    else:
+        _require_pictures(name, task)
+        model, config = _open_images(source, img_size, drop_path, meta)
+        if not meta:
+            model.to(DTYPES[dtype])
+        config["folder"] = source.folder
+        backbone = family(model, Origin(name, source.architecture, source.weights, config))
     if grad_checkpointing:
         backbone.checkpoint_gradients()
     return backbone
 
 
-def _open(
+def _open_text(
+    name: str,
+    source: Source,
+    task: str | None,
+    dtype: str,
+    meta: bool,
+    of_pictures: tuple[Any, float],
+) -> Backbone:
+    if any(of_pictures):
+        raise NotSupported(
+            f"{name} reads text: it has neither a size of images nor stochastic depth.",
+            "Leave model.img_size and model.drop_path out.",
+        )
+    stored: hf_text.Kept = "auto" if dtype == "auto" else DTYPES[dtype]
+    model = hf_text.build(source, task=task, dtype=stored, meta=meta)
+    architecture = type(model).__name__
+    config = {"folder": source.folder}
+    family = family_of(architecture)
+    backbone = family(model, Origin(name, architecture, source.weights, config))
+    if architecture != hf_text.stored_class(source):
+        network: Any = model
+        backbone.reset_head(network.config.num_labels)
+    return backbone
+
+
+def _require_pictures(name: str, task: str | None) -> None:
+    if task not in (None, "classification", "multilabel", "regression"):
+        raise NotSupported(
+            f"{name} reads pictures: it is trained for no task {task}.",
+            "Choose a model that reads text, or another task.type.",
+        )
+
+
+def _open_images(
     source: Source, img_size: int | tuple[int, int] | None, drop_path: float, meta: bool
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The network, and what `Origin.config` keeps of how it was built."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -14,9 +15,16 @@ from gistcli import registry
 from gistcli.backbones import hf_images
 from gistcli.backbones.base import Backbone
 from gistcli.backbones.hf_vit import MODEL_TYPES, architecture_of
+from gistcli.backbones.text_classes import class_for, is_encoder_decoder
 from gistcli.errors import NotFound, NotSupported, Refused, UnknownName, WeightsError, did_you_mean
 
 EMBEDDED = {"gist_vit_nano": "gist_vit_nano"}
+TOKENIZER = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "tokenizer.model", "vocab.txt", "vocab.json", "merges.txt", "chat_template.jinja",
+    "generation_config.json",
+)  # fmt: skip
+"""Files beside the weights of a network over text; no repository has all of them."""
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 
 
@@ -119,17 +127,32 @@ def _describe(folder: Path) -> tuple[str, str]:
             hint = did_you_mean(named, list_models()).partition("Known:")[0]
             raise NotSupported(f"timm does not know the architecture {named!r}.", hint)
         return named, "timm"
-    architecture = architecture_of(content)
+    architecture = architecture_of(content) or _of_text(content)
     if architecture is None:
-        kind = content.get("model_type", "unknown")
-        classes = ", ".join(content.get("architectures") or ["no class"])
-        raise NotSupported(
-            f"{folder} is a transformers folder of type {kind!r} ({classes}), "
-            "which no backbone family takes.",
-            f"Types that are taken: {', '.join(MODEL_TYPES)}. Or use the timm version of the "
-            "network (its config.json has the key `architecture`).",
-        )
+        raise _not_taken(folder, content)
     return architecture, "transformers"
+
+
+def _of_text(content: Mapping[str, Any]) -> str | None:
+    if is_encoder_decoder(content):
+        return None
+    return class_for(str(content.get("model_type")), None)
+
+
+def _not_taken(folder: Path, content: Mapping[str, Any]) -> NotSupported:
+    kind = content.get("model_type", "unknown")
+    classes = ", ".join(content.get("architectures") or ["no class"])
+    found = f"{folder} is a transformers folder of type {kind!r} ({classes})"
+    if is_encoder_decoder(content):
+        return NotSupported(
+            f"{found}: encoder-decoders are not supported yet.",
+            "Use an encoder (BERT, RoBERTa) or a decoder (Llama, Qwen).",
+        )
+    return NotSupported(
+        f"{found}, which no backbone family takes.",
+        f"Types that are taken: {', '.join(MODEL_TYPES)}, encoders and decoders of text. Or use "
+        "the timm version of the network (its config.json has the key `architecture`).",
+    )
 
 
 def _from_folder(folder: Path, need_weights: bool) -> Source:
@@ -184,7 +207,8 @@ def _from_hub(repository: str, need_weights: bool) -> Source:
     architecture, library = _describe(folder)
     family_of(architecture)
     if library == "transformers":
-        _download_if_there(repository, hf_images.FILE)
+        for beside in (hf_images.FILE, *TOKENIZER):
+            _download_if_there(repository, beside)
     if need_weights:
         _download_weights(repository, sharded=library == "transformers")
     return _from_folder(folder, need_weights)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import torch
 from torch import nn
 
 from gistcli.backbones.sites import Output, Site
@@ -13,7 +15,7 @@ SLICES = ("query", "key", "value")
 
 def thirds(fused: Site) -> list[Site]:
     """Query, key and value as row slices of a fused map."""
-    third = fused.module.out_features // 3
+    third = fused.d_out // 3
     return [
         replace(
             fused,
@@ -42,5 +44,19 @@ def affine_outputs(
         if weight is None:
             continue
         kind = {2: "linear", 4: "embed"}.get(weight.ndim, "norm")
-        found.append(Output(path, kind, len(weight), module, path.endswith(bypassed or "\0")))
+        width = getattr(module, "nf", len(weight))
+        skipped = path.endswith(bypassed or "\0")
+        found.append(Output(path, kind, width, module, skipped, _offset(type(module))))
     return found
+
+
+def _offset(kind: Any) -> float:
+    """What a norm adds to its weight before it multiplies: 1 in Gemma's, whose weights start at 0.
+
+    Read off a new one, since every family has a class of its own.
+    """
+    if not kind.__name__.endswith("RMSNorm") or kind is nn.RMSNorm:
+        return 0.0
+    with torch.device("cpu"):
+        fresh: Any = kind(2)
+    return 1.0 - float(fresh.weight.detach()[0])

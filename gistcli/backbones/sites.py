@@ -308,6 +308,7 @@ class Output:
         kind: linear, norm or embed (the patch embedding's convolution).
         width: number of channels.
         bypassed: the module is never called (see `Site.parent`), so that it has no output.
+        offset: what the module adds to its weight before it multiplies.
     """
 
     name: str
@@ -315,6 +316,7 @@ class Output:
     width: int
     module: nn.Module = field(repr=False)
     bypassed: bool = False
+    offset: float = 0.0
 
     @property
     def has_bias(self) -> bool:

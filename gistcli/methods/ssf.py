@@ -88,15 +88,15 @@ class SsfTuner(Tuner):
         patches: dict[str, Patch] = {}
         for key, output in self.outputs.items():
             gamma = self.gamma[key].detach()
-            patches[f"{output.name}.weight"] = _scaled(gamma)
+            patches[f"{output.name}.weight"] = _scaled(gamma, offset=output.offset)
             if key in self.beta:
                 patches[f"{output.name}.bias"] = _scaled(gamma, self.beta[key].detach())
         return Merged(patches, head)
 
 
-def _scaled(gamma: Tensor, beta: Tensor | None = None) -> Patch:
+def _scaled(gamma: Tensor, beta: Tensor | None = None, offset: float = 0.0) -> Patch:
     def patch(base: Tensor) -> Tensor:
-        scaled = gamma.to(base).view(-1, *[1] * (base.ndim - 1)) * base
+        scaled = gamma.to(base).view(-1, *[1] * (base.ndim - 1)) * (base + offset) - offset
         return scaled if beta is None else scaled + beta.to(base)
 
     return patch

@@ -1,0 +1,53 @@
+"""Packed rows: several texts in one, none of which looks at another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gistcli.errors import NotSupported
+
+EXACT = frozenset({"full_attention", "sliding_attention"})
+"""Kinds of layers in which a mask keeps texts apart; a recurrent layer has no mask."""
+
+
+def positions_within(segments: Tensor) -> Tensor:
+    """(B, T): the position of every token in its own text, from the numbers of the texts (B, T)."""
+    numbers_T = torch.arange(segments.shape[1], device=segments.device)
+    starts = torch.ones_like(segments, dtype=torch.bool)
+    starts[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    first_BT = torch.where(starts, numbers_T, 0).cummax(dim=1).values
+    return numbers_T - first_BT
+
+
+def packed_mask(model: Any, segments: Tensor) -> Any:
+    """The mask in which a token looks at its own text alone, as the network takes it.
+
+    A tensor (B, 1, T, T), or one for every kind of layer, from transformers' own functions, so that
+    sliding windows stay what they are and every implementation of attention gets its form of it.
+
+    Args:
+        model: of transformers, with a config.
+        segments: (B, T), the number of the text in its row, 0 for padding.
+
+    Raises:
+        NotSupported: a network with layers that no mask cuts apart.
+    """
+    from transformers.masking_utils import create_masks_for_generate
+
+    config, weight = model.config, next(model.parameters())
+    others = {*(getattr(config, "layer_types", None) or ())} - EXACT
+    if others or not hasattr(config, "num_attention_heads"):
+        raise NotSupported(
+            f"{type(model).__name__} has layers of another kind than masked attention"
+            f"{f' ({chr(44).join(sorted(others))})' if others else ''}: packed texts would mix.",
+            "Set data.packing to false.",
+        )
+
+    def same(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return segments[batch, query] == segments[batch, key]
+
+    like = weight.new_empty(*segments.shape, 1, device=segments.device)
+    return create_masks_for_generate(config, like, None, None, and_mask_function=same)

@@ -1,0 +1,288 @@
+"""What all networks over text share: transformers' blocks behind roles, and their heads.
+
+Shape suffixes: B = rows, T = positions, D = width, K = classes, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gistcli.backbones.base import Backbone, Modality, Origin, Ran, initialise_head
+from gistcli.backbones.hf_keys import stored_keys
+from gistcli.backbones.layout import Features, TokenLayout
+from gistcli.backbones.parts import affine_outputs
+from gistcli.backbones.sites import Output, Point, Site, Tap
+from gistcli.backbones.stored import StoredKeys
+from gistcli.backbones.text_roles import FUSED, MLP, ROLES, branches_of
+from gistcli.backbones.timm_family import unknown_point
+from gistcli.errors import NotSupported
+
+Task = Literal["classification", "causal_lm"]
+
+
+class TextBackbone(Backbone):
+    """A network of Hugging Face transformers over tokens of text.
+
+    A batch holds `input_ids` (B, T) int64, `attention_mask` (B, T), 1 where a token is real, and,
+    where they are needed, `position_ids` (B, T) and `token_type_ids` (B, T).
+
+    Attributes:
+        task: classification has a head of its own, outside the base network; causal_lm has none
+            but the map to the vocabulary.
+
+    Raises:
+        NotSupported: no sequence of equal blocks is found, or the head is not known.
+    """
+
+    modality: ClassVar[Modality] = "text"
+    library: ClassVar[str] = "transformers"
+    token_refusal: ClassVar[str] = "further tokens are put into pictures only, for now"
+    proven: ClassVar[frozenset[str]]
+    """Classes whose head is known to be computed as `classify` does; others are compared."""
+
+    def __init__(self, model: nn.Module, origin: Origin) -> None:
+        super().__init__()
+        self.model = model
+        self.origin = origin
+        self.task: Task = "classification"
+        if not type(model).__name__.endswith("ForSequenceClassification"):
+            self.task = "causal_lm"
+        self.blocks_path = _find_blocks(self.hf)
+        self.freeze()
+        self._require_known_head()
+
+    @property
+    def hf(self) -> Any:
+        """The network, without a type: every class has its own attributes."""
+        return self.model
+
+    @property
+    def base(self) -> Any:
+        """The network without its head."""
+        return self.hf.base_model
+
+    @property
+    def config(self) -> Any:
+        """transformers' configuration of the network."""
+        return self.hf.config
+
+    @property
+    def blocks(self) -> Any:
+        """`model.layers`, `roberta.encoder.layer`."""
+        return self.model.get_submodule(self.blocks_path)
+
+    def stored_keys(self) -> StoredKeys:
+        """By transformers' own mapping, which keeps the names of earlier versions in files."""
+        return stored_keys(self.model)
+
+    def checkpoint_gradients(self) -> None:
+        """Recompute the activations of every block in the backward pass."""
+        self.hf.activation_checkpointing_enable()
+
+    # --- seams ------------------------------------------------------------------------------
+
+    def all_sites(self) -> list[Site]:
+        """Every linear map of every block, in order; row slices beside the whole map."""
+        sites: list[Site] = []
+        for layer, block in enumerate(self.blocks):
+            for path, module in block.named_modules():
+                if not is_linear(module):
+                    continue
+                name = f"{self.blocks_path}.{layer}.{path}"
+                site = Site(name, name, ROLES.get(path, path), layer, module)
+                sites.append(site)
+                if path in FUSED:
+                    sites += FUSED[path](site, self.config)
+        return sites
+
+    def outputs(self) -> list[Output]:
+        """Norms and linear maps: those of the embeddings, of every block, and behind the last."""
+        base = self.base
+        prefix = self.hf.base_model_prefix if base is not self.model else ""
+        inside = f"{self.blocks_path}."
+        paths = []
+        for path, module in base.named_modules(prefix=prefix):
+            norm = getattr(getattr(module, "weight", None), "ndim", 0) == 1
+            if norm or (is_linear(module) and path.startswith(inside)):
+                paths.append(path)
+        return affine_outputs(self.model, paths)
+
+    def point(self, after: str, layer: int) -> Point:
+        """The place behind attention, mlp or a role in block `layer`.
+
+        Where the block normalises behind the sum, attention and mlp stand in front of that sum,
+        and what the branch reads is the residual itself.
+
+        Raises:
+            UnknownName: no such place in the block, or a family whose branches are not known.
+        """
+        block = self.blocks[layer]
+        found = branches_of(block)
+        linears = {ROLES.get(path, path): path for path, m in block.named_modules() if is_linear(m)}
+        if found is None or after not in {"attention", "mlp", *linears}:
+            known = [*linears, *(() if found is None else ("attention", "mlp"))]
+            raise unknown_point(after, known if found else [], self.architecture)
+        branch = found[after in MLP]
+        leaf = block.get_submodule(linears.get(after, branch.exit))
+        if branch.norm is None:
+            x_in = residual = Tap(block.get_submodule(branch.entry))
+        else:
+            norm = block.get_submodule(branch.norm)
+            residual, x_in = Tap(norm), Tap(norm, output=True)
+        width = _width(leaf) or int(self.config.hidden_size)
+        name = f"{self.blocks_path}.{layer}@{after}"
+        return Point(name, after, layer, width, residual, x_in, leaf)
+
+    # --- head -------------------------------------------------------------------------------
+
+    def head_modules(self) -> dict[str, nn.Module]:
+        """What a classifier has outside the base network, in order; none for a language model."""
+        if self.task != "classification":
+            return {}
+        base = self.base
+        return {
+            name: module
+            for name, module in self.model.named_children()
+            if module is not base and next(module.parameters(), None) is not None
+        }
+
+    def reset_head(self, classes: int, seed: int = 0) -> None:
+        """A new head for `classes`: truncated normal 0.02 and zero biases in every map of it.
+
+        A language model keeps its map to the vocabulary: nothing happens.
+        """
+        if self.task != "classification":
+            return
+        modules = [
+            (f"{name}.{path}".rstrip("."), module)
+            for name, stage in self.head_modules().items()
+            for path, module in stage.named_modules()
+        ]
+        *_, (last, old) = [(n, m) for n, m in modules if isinstance(m, nn.Linear)]
+        new = nn.Linear(
+            old.in_features,
+            classes,
+            bias=old.bias is not None,
+            device=old.weight.device,
+            dtype=old.weight.dtype,
+        )
+        self.model.set_submodule(last, new)
+        for step, (name, module) in enumerate(modules):
+            if isinstance(module, nn.Linear):
+                initialise_head(new if name == last else module, seed + step)
+            elif isinstance(module, nn.LayerNorm) and not module.weight.is_meta:
+                module.reset_parameters()
+        self.hf.num_labels = self.config.num_labels = classes
+        self.freeze()
+
+    def head_names(self) -> list[str]:
+        """`classifier.dense.weight`, `score.weight`, ...; none for a language model."""
+        found = self.head_modules()
+        return [n for n, _ in self.model.named_parameters() if n.partition(".")[0] in found]
+
+    def classify(self, pooled: Tensor) -> Tensor:
+        """(B, K): the head alone, on what the network pools (B, D)."""
+        x_BD, model = pooled, self.hf
+        drop = getattr(model, "dropout", None) or getattr(model, "drop", None)
+        stages = list(self.head_modules().values())
+        for stage in stages:
+            if not isinstance(stage, nn.Linear):  # it reads the first position of a sequence
+                x_BD = stage(x_BD[:, None])
+                x_BD = x_BD[:, 0] if x_BD.ndim == 3 else x_BD
+            elif stage is not stages[-1]:  # DistilBERT
+                x_BD = F.relu(stage(x_BD))
+            else:
+                x_BD = stage(x_BD if drop is None else drop(x_BD))
+        return x_BD
+
+    def read_out(self, features: Features, slot: str) -> Tensor:
+        """Not for text yet.
+
+        Raises:
+            NotSupported: always.
+        """
+        raise NotSupported(
+            f"{self.architecture} has no read-out of further tokens: {self.token_refusal}.",
+            "Leave the gist section out.",
+        )
+
+    # --- running ----------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def run(self, batch: Mapping[str, Tensor]) -> Ran:
+        """One forward pass of the network."""
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Features:
+        """Features of a batch of token ids."""
+        length = batch["input_ids"].shape[1]
+        return self.drive(TokenLayout({"text": length}, (0, 0)), lambda: self.run(batch))
+
+    def _inputs(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
+        """The arguments of the base network that a batch has."""
+        mask_BT = batch.get("attention_mask")
+        found: dict[str, Any] = {
+            "input_ids": batch["input_ids"],
+            "attention_mask": None if mask_BT is None else mask_BT.long(),
+        }
+        optional = ("position_ids", "token_type_ids")
+        return found | {key: batch[key] for key in optional if key in batch}
+
+    @torch.no_grad()
+    def _require_known_head(self) -> None:
+        """Compare `classify` with the network's own forward pass on three tokens.
+
+        Raises:
+            NotSupported: they differ, so that the head is of a kind that is not known.
+        """
+        model, name = self.hf, type(self.model).__name__
+        parameter = next(self.model.parameters())
+        if name in self.proven or parameter.is_meta:
+            return
+        training = model.training
+        ids = torch.tensor([[2, 3, 4]], device=parameter.device)
+        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        model.eval()
+        ours, theirs = self(batch).logits, model(**batch).logits
+        model.train(training)
+        scale = float(theirs.abs().max())
+        if ours.shape != theirs.shape or float((ours - theirs).abs().max()) > 1e-2 * scale:
+            raise NotSupported(
+                f"The head of {name} is computed in a way that is not known here.",
+                "See `gist list models` for the backbones that can be tuned.",
+            )
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is a linear map: nn.Linear, or GPT-2's Conv1D."""
+    return isinstance(module, nn.Linear) or hasattr(module, "nf")
+
+
+def _width(module: Any) -> int | None:
+    found = getattr(module, "out_features", None) or getattr(module, "nf", None)
+    return None if found is None else int(found)
+
+
+def _find_blocks(model: Any) -> str:
+    """Path of the list that holds all blocks of the network.
+
+    Raises:
+        NotSupported: there is none.
+    """
+    depth = model.config.num_hidden_layers
+    for path, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth and _equal(module):
+            return str(path)
+    raise NotSupported(
+        f"{type(model).__name__} has no list of {depth} blocks of one kind.",
+        "See `gist list models` for the backbones that can be tuned.",
+    )
+
+
+def _equal(modules: Sequence[nn.Module] | nn.ModuleList) -> bool:
+    return len({type(module) for module in modules}) == 1

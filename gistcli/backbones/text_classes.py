@@ -1,0 +1,81 @@
+"""Which of transformers' classes are encoders and decoders of text, by the library's own tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Literal
+
+Family = Literal["encoder", "causal"]
+CLASSIFIER = "ForSequenceClassification"
+LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel")
+
+
+@cache
+def _tables() -> tuple[Mapping[str, str], Mapping[str, str], Mapping[str, str], frozenset[str]]:
+    """Model type -> class: language models, masked ones, classifiers; and encoder-decoders."""
+    from transformers.models.auto import modeling_auto as auto
+
+    return (
+        {
+            kind: name
+            for kind, name in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items()
+            if isinstance(name, str) and name.endswith(LANGUAGE_MODELS)
+        },
+        dict(auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES),
+        dict(auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES),
+        frozenset(auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES),
+    )
+
+
+def family_of_type(model_type: str) -> Family | None:
+    """encoder, causal, or None for other networks, encoder-decoders among them."""
+    causal, masked, classifiers, both = _tables()
+    if model_type in both:
+        return None
+    if model_type in masked:
+        return "encoder" if model_type in classifiers else None
+    return "causal" if model_type in causal else None
+
+
+@cache
+def _families() -> dict[str, Family]:
+    causal, _, classifiers, _ = _tables()
+    found: dict[str, Family] = {}
+    for model_type in {*causal, *classifiers}:
+        family = family_of_type(model_type)
+        for names in (causal, classifiers):
+            if family is not None and model_type in names:
+                if family == "encoder" and names is causal:
+                    continue
+                found[names[model_type]] = family
+    return found
+
+
+def family_of_class(architecture: str) -> Family | None:
+    """The family of a class by its name; None for what is no such class."""
+    if not architecture.endswith((CLASSIFIER, *LANGUAGE_MODELS)):
+        return None  # most names are timm's: transformers' tables stay unread
+    return _families().get(architecture)
+
+
+def class_for(model_type: str, task: str | None) -> str | None:
+    """The class of a network for a task; None where transformers has none.
+
+    Args:
+        model_type: of config.json.
+        task: classification, causal_lm, or None for what the family is mostly for.
+    """
+    causal, _, classifiers, _ = _tables()
+    family = family_of_type(model_type)
+    if family is None or (family == "encoder" and task == "causal_lm"):
+        return None
+    if task == "classification" or (task is None and family == "encoder"):
+        return classifiers.get(model_type)
+    return causal.get(model_type)
+
+
+def is_encoder_decoder(config: Mapping[str, Any]) -> bool:
+    """Whether the content of a config.json is that of an encoder-decoder (T5, BART)."""
+    both = _tables()[3]
+    return bool(config.get("is_encoder_decoder")) or config.get("model_type") in both
