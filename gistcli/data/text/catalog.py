@@ -1,0 +1,161 @@
+"""`open_texts`: from `data.path` to examples in splits, whatever kind of file lies there."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gistcli.data.base import SPLITS, Catalog, DataOptions, Found, Record, class_order, some
+from gistcli.data.splits import divide, read_pinned, take_shots
+from gistcli.data.text.examples import Example, Labelled, as_bytes
+from gistcli.data.text.formats import find_schema, has_header
+from gistcli.data.text.options import TextOptions
+from gistcli.data.text.reading import Prompt, Reader
+from gistcli.data.text.records import ENDINGS, SHOWN, find_rows
+from gistcli.errors import DataError, NotFound, did_you_mean
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An example in the place of an encoded picture."""
+
+    example: Example
+
+    @property
+    def nbytes(self) -> int:
+        """Length of its content."""
+        return len(self.read())
+
+    def read(self) -> bytes:
+        """Its content, without its origin."""
+        return as_bytes(self.example)
+
+
+def examples_of(catalog: Catalog, split: str) -> list[Example]:
+    """The examples of a split of a catalog that `open_texts` made."""
+    stored = [record.source for record in catalog.splits[split]]
+    return [source.example for source in stored if isinstance(source, Stored)]
+
+
+def open_texts(
+    data: DataOptions,
+    options: TextOptions,
+    *,
+    base: Path,
+    task: str | None = None,
+    templated: bool = False,
+    pinned: Path | None = None,
+    whole: bool = False,
+) -> Catalog:
+    """Finds the examples, their classes and their splits; nothing is encoded.
+
+    Names of examples are their places in the data (`train.jsonl:12`). There are classes for
+    classification only.
+
+    Args:
+        data: the recipe's section.
+        options: its keys for text.
+        base: what relative paths start from.
+        task: classification, regression, causal_lm or seq2seq_lm; None goes by the data.
+        templated: whether there is a chat template, for `prompt: auto`.
+        pinned: a `splits.csv` whose splits must be reproduced; rules and shots are not applied.
+        whole: divide nothing, for evaluation: splits as found, a file alone is all `test`.
+
+    Raises:
+        NotFound: there is nothing of that path or name.
+        DataError: what is there cannot be used; the first few bad rows are named.
+        RecipeError: columns, formats or splits that are not there, or doubt among formats.
+    """
+    place = _place(data.path, base)
+    name = place.replace("/", "-") if isinstance(place, str) else place.resolve().stem
+    rows, warnings = find_rows(place, data.splits, header=has_header(options.columns))
+    found = Found({}, warnings=warnings)
+    prompt: Prompt = "chat" if templated else "alpaca"
+    told = None if options.prompt == "auto" else options.prompt
+    for split, members in rows.items():
+        where = f"{name} {split}" if len(rows) > 1 else name
+        schema = find_schema(
+            members, where, columns=options.columns, format=options.format, task=task
+        )
+        way = told or (prompt if schema.format == "alpaca" else None)
+        reader = Reader(schema, way, options.replace, numeric=task == "regression")
+        examples, notes = reader.read(members, where)
+        found.notes += notes
+        records = _records(examples, where, found.warnings)
+        if records:
+            found.splits[split] = records
+    splits = _splits(found, data, pinned, whole)
+    labels = [record.label for records in splits.values() for record in records]
+    classes = class_order(labels) if any(labels) else []
+    found.warnings += _twins(splits)
+    return Catalog(name, classes, splits, found.notes, found.warnings)
+
+
+def _place(asked: str, base: Path) -> Path | str:
+    """An existing path, else a name on the hub."""
+    path = base / os.path.expanduser(asked)
+    if path.exists():
+        return path
+    looks_local = path.suffix.lower() in ENDINGS or asked.startswith((".", "/", "~"))
+    if looks_local or asked.count("/") > 1:
+        near = os.listdir(path.parent) if path.parent.is_dir() else []
+        raise NotFound(
+            f"data.path: {asked} does not exist ({path}).",
+            did_you_mean(path.name, near) if len(near) < 30 else "",
+        )
+    return asked.removeprefix("hf:")
+
+
+def _records(examples: Sequence[Example], where: str, warnings: list[str]) -> list[Record]:
+    """Records of a split; one without any label, as public test sets are, is left out."""
+    labelled = [e for e in examples if isinstance(e, Labelled)]
+    bare = [e.origin for e in labelled if e.label is None]
+    if bare and len(bare) == len(labelled):
+        warnings.append(f"{where} has no labels: left out")
+        return []
+    if bare:
+        raise DataError(f"{where}: {some(bare, 'row', shown=SHOWN)} without a label.")
+    return [Record(e.origin, _class(e), Stored(e)) for e in examples]
+
+
+def _class(example: Example) -> str:
+    label = example.label if isinstance(example, Labelled) else ""
+    return label if isinstance(label, str) else ""
+
+
+def _splits(
+    found: Found, data: DataOptions, pinned: Path | None, whole: bool
+) -> dict[str, list[Record]]:
+    if pinned is not None:
+        return read_pinned(pinned, found)
+    if whole:
+        only_train = list(found.splits) == ["train"]
+        splits = {"test": found.splits["train"]} if only_train else found.splits
+        return {s: splits[s] for s in SPLITS if splits.get(s)}
+    splits = divide(found, data)
+    if data.shots is not None:
+        splits["train"], short = take_shots(splits["train"], data.shots, data.shot_seed)
+        if short:
+            found.warnings.append(
+                f"{some(short, 'class', 'classes')} with fewer than {data.shots} training "
+                f"examples: all of them are taken"
+            )
+    return splits
+
+
+def _twins(splits: dict[str, list[Record]]) -> list[str]:
+    """A warning on examples that stand in two splits."""
+    where: dict[bytes, dict[str, str]] = defaultdict(dict)
+    for split, records in splits.items():
+        for record in records:
+            where[record.read()].setdefault(split, record.name)
+    twins = [" = ".join(names.values()) for names in where.values() if len(names) > 1]
+    if not twins:
+        return []
+    return [
+        f"{some(twins, 'example', shown=10)} in two splits with the same content: "
+        f"figures on them are too good"
+    ]
