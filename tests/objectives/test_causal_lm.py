@@ -7,16 +7,17 @@ import torch
 from torch import Tensor, nn
 
 from gistcli import registry
+from gistcli.backbones.causal import Causal
 from gistcli.errors import DataError
 from gistcli.methods.base import Tuner
 from gistcli.methods.full import Full
 from gistcli.methods.gift import Gift
 from gistcli.objectives import CausalLM
-from tests.objectives.tiny_lm import TinyLM, texts
+from tests.objectives.tiny_lm import texts, tiny_lm
 
 
-def gift(backbone: TinyLM | None = None) -> Tuner:
-    tuner = Gift(rank=4, targets=["query", "value"]).attach(backbone or TinyLM())
+def gift(backbone: Causal | None = None) -> Tuner:
+    tuner = Gift(rank=4, targets=["query", "value"]).attach(backbone or tiny_lm())
     torch.manual_seed(3)
     for psi in tuner.psi.values():
         nn.init.normal_(psi, std=0.3)
@@ -65,7 +66,7 @@ def test_the_loss_is_minus_the_mean_log_probability_of_the_smoothed_targets(
 @pytest.mark.parametrize("chunk", [1, 4, 15, 100])
 @pytest.mark.parametrize("softcap", [None, 2.0])
 def test_in_chunks_loss_and_gradients_are_the_same(chunk: int, softcap: float | None) -> None:
-    tuner, batch = gift(TinyLM(softcap=softcap)), texts()
+    tuner, batch = gift(tiny_lm(softcap=softcap)), texts()
     plain, chunked = CausalLM(tuner, 0.1), CausalLM(tuner, 0.1, chunk_tokens=chunk)
     expected, got = plain(batch, 15), chunked(batch, 15)
     assert got.total.item() == pytest.approx(expected.total.item(), rel=1e-6)
@@ -78,7 +79,7 @@ def test_in_chunks_loss_and_gradients_are_the_same(chunk: int, softcap: float | 
 
 def test_in_chunks_a_trained_vocabulary_gets_its_gradient_too() -> None:
     batch = texts()
-    tuner = Full().attach(TinyLM()).eval()
+    tuner = Full().attach(tiny_lm()).eval()
     wanted = gradients(CausalLM(tuner), batch, 15)
     got = gradients(CausalLM(tuner, chunk_tokens=4), batch, 15)
     assert any("embed" in name for name in got)
