@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from gistcli.backbones.causal import Causal
+from gistcli.data.text.collate import collate_prompts
 from gistcli.data.text.tokenizer import Tokenizer
 from gistcli.errors import NotSupported
 from gistcli.evaluate.classify import autocast, evaluation_mode
@@ -168,13 +169,8 @@ def _continue(
     """New token ids of each row, as long as the longest of them."""
     from transformers import GenerationConfig
 
-    longest = max(len(p) for p in prompts)
-    ids_BT = torch.full((len(prompts), longest), tokenizer.pad_id, dtype=torch.int64)
-    mask_BT = torch.zeros_like(ids_BT)
-    for row, prompt in enumerate(prompts):
-        ids_BT[row, longest - len(prompt) :] = torch.tensor(prompt)
-        mask_BT[row, longest - len(prompt) :] = 1
     device = device_of(backbone)
+    batch = {k: v.to(device) for k, v in collate_prompts(prompts, tokenizer.pad_id).items()}
     config = GenerationConfig(
         max_new_tokens=steps,
         eos_token_id=sorted(tokenizer.stop_ids) or None,
@@ -182,10 +178,8 @@ def _continue(
         use_cache=True,
         **decoding.arguments(),
     )
-    out_BT = backbone.hf.generate(
-        input_ids=ids_BT.to(device), attention_mask=mask_BT.to(device), generation_config=config
-    )
-    written: list[list[int]] = out_BT[:, longest:].tolist()
+    out_BT = backbone.hf.generate(**batch, generation_config=config)
+    written: list[list[int]] = out_BT[:, batch["input_ids"].shape[1] :].tolist()
     return written
 
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from gistcli.backbones.supervision import IGNORED
+from gistcli.data.text.collate import collate
+from gistcli.data.text.encoding import IGNORED, Encoded
 from gistcli.data.text.tokenizer import Tokenizer
 from gistcli.errors import DataError
 from gistcli.evaluate.classify import autocast, evaluation_mode
@@ -138,16 +140,11 @@ def _batch(
     pairs: Sequence[tuple[Sequence[int], Sequence[int]]], device: torch.device
 ) -> dict[str, Tensor]:
     """Right-padded rows; the answers alone are supervised."""
-    longest = max(len(p) + len(a) for p, a in pairs)
-    ids_BT = torch.zeros(len(pairs), longest, dtype=torch.int64)
-    labels_BT = torch.full_like(ids_BT, IGNORED)
-    mask_BT = torch.zeros_like(ids_BT)
-    for row, (prompt, answer) in enumerate(pairs):
-        start, stop = len(prompt), len(prompt) + len(answer)
-        ids_BT[row, :stop] = torch.tensor([*prompt, *answer])
-        labels_BT[row, start:stop] = ids_BT[row, start:stop]
-        mask_BT[row, :stop] = 1
-    batch = {"input_ids": ids_BT, "attention_mask": mask_BT, "labels": labels_BT}
+    rows = [
+        Encoded(np.array([*prompt, *answer]), np.array([IGNORED] * len(prompt) + [*answer]))
+        for prompt, answer in pairs
+    ]
+    batch = collate(rows, pad_id=0, multiple=1)
     return {key: value.to(device) for key, value in batch.items()}
 
 
