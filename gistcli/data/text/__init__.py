@@ -6,6 +6,7 @@ from gistcli.data.text.encoding import IGNORED, Encoded, Encoder
 from gistcli.data.text.examples import Chat, Completion, Example, Labelled, Message, Plain
 from gistcli.data.text.options import TextOptions
 from gistcli.data.text.preview import passages
+from gistcli.data.text.prompts import answer, encode_prompts
 from gistcli.data.text.split import TextSplit, load_texts
 from gistcli.data.text.templates import ChatTemplate, open_template
 from gistcli.data.text.tokenizer import Tokenizer, open_tokenizer
@@ -24,7 +25,9 @@ __all__ = [
     "TextOptions",
     "TextSplit",
     "Tokenizer",
+    "answer",
     "collate_prompts",
+    "encode_prompts",
     "examples_of",
     "load_texts",
     "open_template",

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gistcli.data.base import SPLITS, Catalog, DataOptions, Found, Record, class_order, some
+from gistcli.data.base import (
+    SPLITS,
+    Catalog,
+    DataOptions,
+    Found,
+    Record,
+    class_order,
+    refuse_options,
+    some,
+)
 from gistcli.data.splits import divide, read_pinned, take_shots
 from gistcli.data.text.examples import Example, Labelled, as_bytes
 from gistcli.data.text.formats import find_schema, has_header
 from gistcli.data.text.options import TextOptions
 from gistcli.data.text.reading import Prompt, Reader
-from gistcli.data.text.records import ENDINGS, SHOWN, find_rows
+from gistcli.data.text.records import ENDINGS, SHOWN, Row, find_rows
 from gistcli.errors import DataError, NotFound, did_you_mean
 
 
@@ -69,29 +78,47 @@ def open_texts(
         DataError: what is there cannot be used; the first few bad rows are named.
         RecipeError: columns, formats or splits that are not there, or doubt among formats.
     """
+    refuse_options("Text has neither groups nor folds", group_by=data.group_by, folds=data.folds)
     place = _place(data.path, base)
     name = place.replace("/", "-") if isinstance(place, str) else place.resolve().stem
     rows, warnings = find_rows(place, data.splits, header=has_header(options.columns))
-    found = Found({}, warnings=warnings)
-    prompt: Prompt = "chat" if templated else "alpaca"
-    told = None if options.prompt == "auto" else options.prompt
-    for split, members in rows.items():
-        where = f"{name} {split}" if len(rows) > 1 else name
-        schema = find_schema(
-            members, where, columns=options.columns, format=options.format, task=task
-        )
-        way = told or (prompt if schema.format == "alpaca" else None)
-        reader = Reader(schema, way, options.replace, numeric=task == "regression")
-        examples, notes = reader.read(members, where)
-        found.notes += notes
-        records = _records(examples, where, found.warnings)
-        if records:
-            found.splits[split] = records
+    found = _examples(rows, options, name, task, templated)
+    found.warnings[:0] = warnings
     splits = _splits(found, data, pinned, whole)
     labels = [record.label for records in splits.values() for record in records]
     classes = class_order(labels) if any(labels) else []
     found.warnings += _twins(splits)
     return Catalog(name, classes, splits, found.notes, found.warnings)
+
+
+def _examples(
+    rows: Mapping[str, Sequence[Row]],
+    options: TextOptions,
+    name: str,
+    task: str | None,
+    templated: bool,
+) -> Found:
+    """Records by split, all in the format of the first."""
+    found = Found({})
+    first, *_ = rows
+    schema = find_schema(
+        rows[first], f"{name} {first}", columns=options.columns, format=options.format, task=task
+    )
+    prompt: Prompt | None = None if options.prompt == "auto" else options.prompt
+    if prompt is None and schema.format == "alpaca":
+        prompt = "chat" if templated else "alpaca"
+    for split, members in rows.items():
+        where = f"{name} {split}" if len(rows) > 1 else name
+        # a public test set may lack the column of labels
+        answered = schema.format != "labelled" or split == first
+        numeric = task == "regression"
+        reader = Reader(schema, prompt, options.replace, numeric=numeric, answered=answered)
+        examples, notes = reader.read(members, where)
+        found.notes += notes
+        records = _records(examples, where, found.warnings)
+        if records:
+            found.splits[split] = records
+    return found
 
 
 def _place(asked: str, base: Path) -> Path | str:

@@ -73,12 +73,17 @@ class Counts:
     def notes(self, max_length: int) -> list[str]:
         """What a user should know, a sentence each."""
         told = (
-            (self.too_long, f"examples left out: longer than {max_length} tokens"),
-            (self.turns, f"turns left out at the end of chats longer than {max_length} tokens"),
-            (self.cut, f"examples cut to {max_length} tokens"),
-            (self.pieces, f"more sequences from documents longer than {max_length} tokens"),
+            (self.too_long, "example", f"left out: longer than {max_length} tokens"),
+            (self.turns, "turn", f"left out at the end of chats longer than {max_length} tokens"),
+            (self.cut, "example", f"cut to {max_length} tokens"),
+            (self.pieces, "further sequence", f"of documents longer than {max_length} tokens"),
         )
-        return [f"{count:,} {what}" for count, what in told if count]
+        return [f"{number(n, what)} {why}" for n, what, why in told if n]
+
+
+def number(count: int, what: str) -> str:
+    """ "1 turn", "2,000 turns"."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 @dataclass
@@ -240,7 +245,7 @@ class Encoder:
         for ids, offsets, (text, spans), name in zip(
             batch["input_ids"], batch["offset_mapping"], told, names, strict=True
         ):
-            places = np.array(offsets, np.int64).reshape(-1, 2)
+            places = _covered(offsets)
             ranges = [self._range(ids, places, span) for span in spans]
             ended = any(i in self.tokenizer.stop_ids for i in ids[slice(*ranges[-1])])
             if not ended and spans[-1][1] == len(text):
@@ -320,6 +325,18 @@ class Encoder:
         if eos is None or (ids and ids[-1] in self.tokenizer.stop_ids):
             return list(ids)
         return [*ids, eos]
+
+
+def _covered(offsets: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Characters [start, end) of each token, int64 (T, 2).
+
+    Byte-level tokenizers trim spaces off, so that a token of spaces alone would cover nothing.
+    """
+    places = np.array(offsets, np.int64).reshape(-1, 2)
+    before = np.r_[0, places[:-1, 1]]
+    empty = places[:, 0] == places[:, 1]
+    places[empty, 0] = np.minimum(places[empty, 0], before[empty])
+    return places
 
 
 def _sequence(ids: Sequence[int], learnt: Sequence[tuple[int, int]], name: str) -> Encoded:

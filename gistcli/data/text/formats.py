@@ -5,11 +5,11 @@ from __future__ import annotations
 import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gistcli.data.tables import USUAL
 from gistcli.data.text.records import Row
-from gistcli.errors import DataError, RecipeError, did_you_mean
+from gistcli.errors import DataError, GistError, RecipeError, did_you_mean
 
 _PROMPTS = (
     ("prompt", "completion"),
@@ -31,6 +31,8 @@ _TEXTS = (
     ("review",),
     ("tweet",),
 )
+_ANSWERS = ("completion", "output", "label")
+"""Roles that are lacking where only prompts are given."""
 _CONTEXTS = ("passage", "context", "choices", "options", "table", "image")
 """Columns without which a question cannot be answered: a prompt of the question alone is doubt."""
 
@@ -55,6 +57,12 @@ class Format:
     def roles(self) -> tuple[str, ...]:
         """All that `data.columns` may name."""
         return (*self.required, *self.extras)
+
+    def unanswered(self) -> Format:
+        """The same without the roles that hold what has to be found out."""
+        required = tuple(role for role in self.required if role not in _ANSWERS)
+        ways = tuple({r: c for r, c in way.items() if r not in _ANSWERS} for way in self.ways)
+        return replace(self, required=required, ways=ways)
 
 
 _CLASSES = ("classification", "regression")
@@ -125,6 +133,7 @@ def find_schema(
     columns: Mapping[str, str] | None = None,
     format: str = "auto",
     task: str | None = None,
+    answered: bool = True,
 ) -> Schema:
     """The format of rows, by their columns.
 
@@ -134,6 +143,8 @@ def find_schema(
         columns: `data.columns`, which wins over the usual names.
         format: `data.format`; auto finds it.
         task: the recipe's task, which leaves only the formats that serve it; None leaves all.
+        answered: whether there must be completions, outputs or labels; without, a column that is
+            mapped or called so is still used where it is there.
 
     Raises:
         RecipeError: a role, column or format that is not there; no format fits, or several do.
@@ -141,37 +152,44 @@ def find_schema(
     """
     counted = Counter(key for row in rows for key in row.values)
     asked = {str(role): str(column) for role, column in (columns or {}).items()}
+    if not answered:
+        lacking = [r for r in _ANSWERS if r in asked and not {*fields_of(asked[r])} <= {*counted}]
+        asked = {role: column for role, column in asked.items() if role not in lacking}
     _require_known(asked, counted, where, format)
     candidates = FORMATS if format == "auto" else {format: FORMATS[format]}
-    found: dict[str, Schema] = {}
-    for name, kind in candidates.items():
-        if task is None or task in kind.tasks or format != "auto":
-            matched = _match(kind, asked, list(counted))
-            if matched is not None:
-                found[name] = Schema(name, matched)
+    told = task is None or format != "auto"
+    serving = {name: kind for name, kind in candidates.items() if told or task in kind.tasks}
+    found = _matching(serving, asked, list(counted))
+    if not found and not answered:
+        bare = {name: kind.unanswered() for name, kind in serving.items()}
+        found = _matching(bare, asked, list(counted))
     if "alpaca" in found and not asked:
         found.pop("completion", None)  # its input and output are Alpaca's
     if len(found) > 1 and not asked:
         found.pop("plain", None)
     if len(found) == 1:
         return next(iter(found.values()))
-    has = ", ".join(f"{key} ({n:,} of {len(rows):,} rows)" if n < len(rows) else key
-                    for key, n in counted.items())  # fmt: skip
-    if any(n < len(rows) for n in counted.values()) and found:
-        raise DataError(
+    raise _undecided(found, counted, len(rows), where, task)
+
+
+def _undecided(
+    found: Mapping[str, Schema], counted: Mapping[str, int], rows: int, where: str, task: str | None
+) -> GistError:
+    """Why no format, or no single one, fits."""
+    has = ", ".join(
+        f"{key} ({n:,} of {rows:,} rows)" if n < rows else key for key, n in counted.items()
+    )
+    if any(n < rows for n in counted.values()) and found:
+        return DataError(
             f"{where} holds rows of several formats ({', '.join(found)}): {has}.",
             "Put each format into a file of its own, or say data.format.",
         )
     what = f"could be {' or '.join(found)}" if found else "is of no known format"
-    raise RecipeError(
-        f"{where} {what}{_for_task(task)}. It has the columns {has}.",
+    return RecipeError(
+        f"{where} {what}{f' for the task {task}' if task else ''}. It has the columns {has}.",
         "Say it: data.format, or data.columns such as {prompt: COLUMN, completion: COLUMN} or "
         "{text: COLUMN, label: COLUMN}.",
     )
-
-
-def _for_task(task: str | None) -> str:
-    return f" for the task {task}" if task else ""
 
 
 def _require_known(
@@ -189,6 +207,13 @@ def _require_known(
                 raise RecipeError(
                     f"{where} has no column {name!r} ({role}).", did_you_mean(name, present)
                 )
+
+
+def _matching(
+    kinds: Mapping[str, Format], asked: Mapping[str, str], present: Sequence[str]
+) -> dict[str, Schema]:
+    matched = {name: _match(kind, asked, present) for name, kind in kinds.items()}
+    return {name: Schema(name, found) for name, found in matched.items() if found is not None}
 
 
 def _match(kind: Format, asked: Mapping[str, str], present: Sequence[str]) -> dict[str, str] | None:

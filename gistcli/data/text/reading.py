@@ -19,7 +19,7 @@ from gistcli.data.text.examples import (
     Message,
     Plain,
 )
-from gistcli.data.text.formats import Schema
+from gistcli.data.text.formats import Schema, fields_of
 from gistcli.data.text.records import SHOWN, Row
 from gistcli.errors import DataError
 
@@ -56,12 +56,14 @@ class Reader:
             rows as they are and takes `plain` for Alpaca's.
         replace: exact replacements in completions.
         numeric: whether labels are values and not classes.
+        answered: whether every row must hold an answer to learn; without, a missing one is empty.
     """
 
     schema: Schema
     prompt: Prompt | None = None
     replace: Mapping[str, str] | None = None
     numeric: bool = False
+    answered: bool = True
 
     def read(self, rows: Sequence[Row], where: str) -> tuple[list[Example], list[str]]:
         """Examples in the order of the rows, and notes on rows that were passed over.
@@ -94,11 +96,11 @@ class Reader:
     # --- one format each --------------------------------------------------------------------
 
     def _messages(self, row: Row) -> Chat:
-        return _chat(_turns(self._value(row, "messages")), self._tools(row), row.origin)
+        return self._chat(_turns(self._value(row, "messages")), self._tools(row), row.origin)
 
     def _sharegpt(self, row: Row) -> Chat:
         turns = _turns(self._value(row, "conversations"))
-        return _chat([*self._system(row), *turns], self._tools(row), row.origin)
+        return self._chat([*self._system(row), *turns], self._tools(row), row.origin)
 
     def _alpaca(self, row: Row) -> Chat | Completion:
         instruction = self._text(row, "instruction")
@@ -106,8 +108,8 @@ class Reader:
         output = self._answer(row, "output")
         if self.prompt == "chat":
             user = Message("user", f"{instruction}\n{given}" if given else instruction)
-            turns = (*self._system(row), user, Message("assistant", output))
-            return Chat(turns, origin=row.origin)
+            turns = [*self._system(row), user, *_said(output)]
+            return self._chat(turns, None, row.origin)
         before = "".join(f"{message.content}\n\n" for message in self._system(row))
         if self.prompt == "alpaca":
             body = f"{_ALPACA_INPUT if given else _ALPACA}{instruction}\n\n"
@@ -117,19 +119,20 @@ class Reader:
         return Completion(before + body, output, row.origin)
 
     def _completion(self, row: Row) -> Chat | Completion:
-        prompt, completion = (self._value(row, role) for role in ("prompt", "completion"))
-        if isinstance(completion, list):
+        prompt, completion = self._value(row, "prompt"), self._cell(row, "completion")
+        if isinstance(completion, list) or isinstance(prompt, list):
+            completion = completion or []
             asked = _turns(prompt if isinstance(prompt, list) else [_user(prompt)])
             untrained = [Message(m.role, m.content, False, m.extra) for m in asked]
-            return _chat([*untrained, *_turns(completion)], None, row.origin)
+            return self._chat([*untrained, *_turns(completion, none=True)], None, row.origin)
         text, answer = self._text(row, "prompt"), self._answer(row, "completion")
         if self.prompt == "chat":
-            return Chat((Message("user", text), Message("assistant", answer)), origin=row.origin)
+            return self._chat([Message("user", text), *_said(answer)], None, row.origin)
         return Completion(text, answer, row.origin)
 
     def _labelled(self, row: Row) -> Labelled:
         second = self._text(row, "second_text") if "second_text" in self.schema.columns else None
-        label = self._value(row, "label")
+        label = self._cell(row, "label")
         return Labelled(self._text(row, "text"), second, self._label(label), row.origin)
 
     def _plain(self, row: Row) -> Plain:
@@ -149,6 +152,18 @@ class Reader:
             raise _Bad(f"no column {column!r}{_has(row)}")
         return row.values[column]
 
+    def _cell(self, row: Row, role: str) -> Any:
+        """As `_value`; None where the row has no answer and needs none."""
+        column = self.schema.columns.get(role)
+        if not self.answered and (column is None or not {*fields_of(column)} <= {*row.values}):
+            return None
+        return self._value(row, role)
+
+    def _chat(self, turns: Sequence[Message], tools: tuple[Any, ...] | None, origin: str) -> Chat:
+        if self.answered and not any(m.role == "assistant" and m.trained for m in turns):
+            raise _Bad("no turn of the assistant to learn from")
+        return Chat(tuple(turns), tools, origin)
+
     def _text(self, row: Row, role: str, *, empty: bool = False) -> str:
         if empty and self.schema.columns.get(role) not in row.values:
             return ""
@@ -158,6 +173,8 @@ class Reader:
         return text if text.strip() else ""
 
     def _answer(self, row: Row, role: str) -> str:
+        if not self.answered and not self._cell(row, role):
+            return ""
         text = self._text(row, role)
         for old, new in (self.replace or {}).items():
             text = text.replace(old, new)
@@ -218,14 +235,12 @@ def _user(prompt: Any) -> dict[str, Any]:
     return {"role": "user", "content": prompt}
 
 
-def _chat(turns: Sequence[Message], tools: tuple[Any, ...] | None, origin: str) -> Chat:
-    if not any(m.role == "assistant" and m.trained for m in turns):
-        raise _Bad("no turn of the assistant to learn from")
-    return Chat(tuple(turns), tools, origin)
+def _said(answer: str) -> list[Message]:
+    return [Message("assistant", answer)] if answer else []
 
 
-def _turns(value: Any) -> list[Message]:
-    """Messages with role and content, or from and value."""
+def _turns(value: Any, *, none: bool = False) -> list[Message]:
+    """Messages with role and content, or from and value; `none` allows for there being none."""
     turns = []
     for number, turn in enumerate(_parsed(value, "the chat"), 1):
         if not isinstance(turn, dict):
@@ -241,7 +256,7 @@ def _turns(value: Any) -> list[Message]:
         if role == "assistant" and not content.strip() and not given.get("tool_calls"):
             raise _Bad(f"turn {number}, the assistant's, is empty")
         turns.append(Message(role, content, trained, given))
-    if not turns:
+    if not turns and not none:
         raise _Bad("the chat is empty")
     return turns
 

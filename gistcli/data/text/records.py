@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gistcli.data.base import some
+from gistcli.data.base import SPLITS, some
 from gistcli.data.fetch import FILES, holds_tables, load_tables, names_files
 from gistcli.data.splits import ALIASES, name_splits, split_name
 from gistcli.data.tables import ENDINGS as LISTS
@@ -54,7 +54,8 @@ def find_rows(
     if isinstance(place, str) or (place.is_dir() and _is_tables(place, splits)):
         return _from_tables(place, splits)
     files, warnings = _files(place, splits)
-    return {split: read_rows(path, header=header) for split, path in files.items()}, warnings
+    ordered = [(split, files[split]) for split in SPLITS if split in files]
+    return {split: read_rows(path, header=header) for split, path in ordered}, warnings
 
 
 def _is_tables(folder: Path, splits: str | Mapping[str, str]) -> bool:
@@ -70,7 +71,8 @@ def _from_tables(
     tables = load_tables(place, splits)
     by_name = "auto" if names_files(splits) else splits
     chosen, warnings = name_splits(list(tables), by_name, str(place))
-    return {split: _table_rows(tables[name], name) for split, name in chosen.items()}, warnings
+    ordered = [(split, chosen[split]) for split in SPLITS if split in chosen]
+    return {split: _table_rows(tables[name], name) for split, name in ordered}, warnings
 
 
 def _files(place: Path, splits: str | Mapping[str, str]) -> tuple[dict[str, Path], list[str]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from gistcli.data.augment import batch_indices
 from gistcli.data.base import some
 from gistcli.data.text.collate import MULTIPLE, Packed, collate, collate_packed
-from gistcli.data.text.encoding import Counts, Encoded, Encoder
+from gistcli.data.text.encoding import Counts, Encoded, Encoder, number
 from gistcli.data.text.examples import Example
 from gistcli.data.text.packing import grouped_batches, pack, padded_share
 from gistcli.data.text.records import SHOWN
@@ -125,6 +125,17 @@ class TextSplit:
             batch = self._batch(index)
             yield {key: value.to(self._device) for key, value in batch.items()}
 
+    def tell(self, name: str, reporter: Reporter) -> None:
+        """What there is, and what was left out or cut."""
+        for note in self.counts.notes(self.capacity):
+            reporter.warn(f"{name}: {note}")
+        learnt = f", {self.supervised / self.tokens:.0%} learnt" if self._targets is None else ""
+        rows = "" if self.rows is None else f" in {len(self):,} rows of {self.capacity}"
+        reporter.say(
+            f"{name}: {number(len(self.sequences), 'sequence')}{rows}, {self.tokens:,} "
+            f"tokens{learnt}, longest {self.lengths.max()}"
+        )
+
     def _order(
         self, batch_size: int, seed: int | None, epoch: int, start: int, rank: int, world: int
     ) -> list[np.ndarray]:
@@ -203,14 +214,7 @@ def load_texts(
         counts=seen.counts,
         device=device,
     )
-    for note in seen.counts.notes(encoder.max_length):
-        reporter.warn(f"{name}: {note}")
-    learnt = f", {split.supervised / split.tokens:.0%} learnt" if labels is None else ""
-    rows = "" if split.rows is None else f" in {len(split):,} rows of {split.capacity}"
-    reporter.say(
-        f"{name}: {len(sequences):,} sequences{rows}, {split.tokens:,} tokens{learnt}, "
-        f"longest {split.lengths.max()}"
-    )
+    split.tell(name, reporter)
     return split
 
 

@@ -8,7 +8,8 @@ the assistant's words themselves (`{% generation %}`) are believed.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,16 @@ class ChatTemplate:
     tokenizer: Tokenizer
     source: str
 
-    def prompt(self, messages: Sequence[Message], tools: Sequence[Any] | None = None) -> str:
-        """The text after which the assistant's answer is generated."""
-        return self._render(messages, tools, opened=True)
+    def prompt(
+        self, messages: Sequence[Message], tools: Sequence[Any] | None = None, origin: str = "chat"
+    ) -> str:
+        """The text after which the assistant's answer is generated.
+
+        Raises:
+            DataError: the template refuses the turns.
+        """
+        with self._refusing(origin):
+            return self._render(messages, tools, opened=True)
 
     def spans(self, chat: Chat, train_on: str = "assistant") -> tuple[str, list[Span]]:
         """The text of a chat and the characters [start, end) that are learnt, in order.
@@ -53,7 +61,7 @@ class ChatTemplate:
             DataError: the template refuses the chat, or a turn cannot be told from what is around
                 it; the turn is named.
         """
-        try:
+        with self._refusing(chat.origin):
             if train_on == "all":
                 text = self._render(chat.messages, chat.tools)
                 return text, [(0, len(text))]
@@ -66,12 +74,6 @@ class ChatTemplate:
                 return self._marked(messages, chat, learnt)
             text = self._render(messages, chat.tools)
             return text, [self._span(text, messages, chat, i) for i in learnt]
-        except self._refusals as error:
-            line = str(error).strip().partition("\n")[0]
-            raise DataError(
-                f"{chat.origin}: the chat template refuses the chat: {line}",
-                "Repair the chat, or choose another data.chat_template.",
-            ) from error
 
     def _span(self, text: str, messages: Sequence[Message], chat: Chat, turn: int) -> Span:
         """The characters of one turn, by the texts of all turns before it and up to it."""
@@ -122,11 +124,19 @@ class ChatTemplate:
         )
         return text
 
-    @property
-    def _refusals(self) -> tuple[type[Exception], ...]:
+    @contextmanager
+    def _refusing(self, origin: str) -> Iterator[None]:
+        """What the template has against a chat becomes a DataError that names it."""
         from jinja2 import TemplateError
 
-        return (TemplateError, TypeError, ValueError, IndexError, KeyError)
+        try:
+            yield
+        except (TemplateError, TypeError, ValueError, IndexError, KeyError) as error:
+            line = str(error).strip().partition("\n")[0]
+            raise DataError(
+                f"{origin}: the chat template refuses the chat: {line}",
+                "Repair the chat, or choose another data.chat_template.",
+            ) from error
 
 
 def open_template(tokenizer: Tokenizer, chosen: str, base: Path = Path()) -> ChatTemplate | None:
