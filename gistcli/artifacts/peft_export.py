@@ -117,7 +117,7 @@ def adapter_config(merged: Merged, base_name: str) -> dict[str, Any]:
         "lora_alpha": common,
         "lora_dropout": 0.0,
         "bias": "none",
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": all(update.transposed for update in merged.low_rank.values()),
         "inference_mode": True,
         "target_modules": sorted(ranks),
         "modules_to_save": heads or None,
@@ -154,7 +154,7 @@ def _b_maker(
     @torch.no_grad()
     def make() -> Tensor:
         key = f"{name}.weight"
-        w_OI = plan.source.read(key).to(torch.float32, copy=True)
+        w_OI = update.turned(plan.source.read(key).to(torch.float32, copy=True))
         b_OR, a_RI = (plan.scale * update.b(w_OI)).cpu(), update.a.detach().cpu()
         written = b_OR.to(dtype)
         kept = written.float() @ a_RI.to(dtype).float()
@@ -172,8 +172,10 @@ def _compare(plan: MergePlan, form: Form, folder: Path, reference: Reference) ->
     """Difference in the logits between the tuned network and base + adapter, both from disk."""
     stored = {k.removeprefix(PREFIX): t.float() for k, t in load_tensors(folder / ADAPTER).items()}
     patches = {
-        f"{name}.weight": _add(stored[f"{name}.lora_B.weight"], stored[f"{name}.lora_A.weight"])
-        for name in plan.merged.low_rank
+        f"{name}.weight": _add(
+            update.turned(stored[f"{name}.lora_B.weight"] @ stored[f"{name}.lora_A.weight"])
+        )
+        for name, update in plan.merged.low_rank.items()
     }
     head = {key: stored[key] for key in plan.merged.new}
     rebuilt = replace(plan, merged=Merged(patches, head), dtype=torch.float32, scale=1.0)
@@ -185,5 +187,5 @@ def _compare(plan: MergePlan, form: Form, folder: Path, reference: Reference) ->
     return verify.largest_difference(logits, wanted)
 
 
-def _add(b: Tensor, a: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda w_OI: w_OI + b @ a
+def _add(delta: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda stored: stored + delta

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gistcli.artifacts.tensors import DTYPES, open_tensors
 from gistcli.backbones.base import Backbone
-from gistcli.backbones.stored import Place, rows_of
+from gistcli.backbones.stored import Place, rows_of, tied_names
 from gistcli.errors import WeightsError
 
 
@@ -165,7 +165,8 @@ def weight_source(backbone: Backbone) -> WeightSource:
     Raises:
         WeightsError: damaged files, or (transformers) files without a tensor of the network.
     """
-    state = backbone.model.state_dict()
+    tied = tied_names(backbone.model)
+    state = {k: t for k, t in backbone.model.state_dict().items() if k not in tied}
     if not backbone.origin.weights:
         return StateSource(state)
     stored = FileSource(backbone.origin.weights)

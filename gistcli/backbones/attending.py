@@ -64,6 +64,11 @@ def watch_attention(backbone: Backbone, see: See, layers: Layers = "all") -> Ite
 
 def _seam(backbone: Backbone, layer: int) -> AttentionSeam:
     seam = backbone.attention(layer)
+    if backbone.modality == "text":
+        raise NotSupported(
+            f"Attention is shown over pictures, and {backbone.architecture} reads text.",
+            "Choose a run over pictures.",
+        )
     if seam is None:
         raise NotSupported(
             f"{backbone.architecture} attends within windows or pools its tokens on the way: none "

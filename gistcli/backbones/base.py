@@ -316,6 +316,11 @@ class Backbone(nn.Module, abc.ABC):
         """How files name the tensors; None where they do as the network in memory does."""
         return None
 
+    def transposed_keys(self) -> frozenset[str]:
+        """Keys of weights that the network keeps as (d_in, d_out): those of GPT-2's Conv1D."""
+        modules = self.model.named_modules()
+        return frozenset(f"{name}.weight" for name, m in modules if hasattr(m, "nf"))
+
     def unused_names(self) -> list[str]:
         """Parameters that no forward pass of a classifier reads, so that they cannot be trained."""
         return []

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gistcli.backbones.stored import StoredKeys
+from gistcli.backbones.stored import StoredKeys, tied_names
 from gistcli.errors import NotMergeable
 
 
@@ -28,7 +28,10 @@ def stored_keys(model: nn.Module) -> StoredKeys:
     rows: dict[str, int] = {}
     starts: dict[int, str] = {}
     total = 0
+    tied = tied_names(model)
     for name, tensor in model.state_dict().items():
+        if name in tied:
+            continue
         rows[name] = len(tensor) if tensor.ndim else 1
         numbers = torch.arange(total, total + rows[name], device="cpu")
         numbered[name] = numbers.view(-1, *[1] * (tensor.ndim - 1)) if tensor.ndim else numbers[0]

@@ -6,6 +6,8 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from torch import nn
+
 
 class Place(NamedTuple):
     """Where a tensor lies in the files: under a key, as a whole or as some of its rows."""
@@ -41,6 +43,17 @@ class StoredKeys:
                 found[name] = Place(stored, slice(start, stop) if len(names) > 1 else None)
                 start = stop
         return found
+
+
+def tied_names(model: nn.Module) -> frozenset[str]:
+    """Second names of tensors that stand in several places, and lie in files once."""
+    seen: set[int] = set()
+    found = set()
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if id(parameter) in seen:
+            found.add(name)
+        seen.add(id(parameter))
+    return frozenset(found)
 
 
 def rows_of(shape: tuple[int, ...], rows: slice | None) -> tuple[int, ...]:

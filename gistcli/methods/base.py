@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import abc
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, NoReturn
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from gistcli.backbones.base import Backbone
 from gistcli.backbones.layout import Features
 from gistcli.backbones.sites import Site, Switch
-from gistcli.errors import NotMergeable, NotSupported, Refused, WeightsError
+from gistcli.errors import NotMergeable, NotSupported, WeightsError
 from gistcli.methods.owning import OwnedParameters
 
 Group = Literal["method", "gist", "head"]
@@ -67,10 +67,19 @@ class Trained:
 
 @dataclass(frozen=True)
 class LowRank:
-    """The update of one linear map as B A: `a` (r, d_in), `b(W)` (d_out, r) for W (d_out, d_in)."""
+    """The update of one linear map as B A: `a` (r, d_in), `b(W)` (d_out, r) for W (d_out, d_in).
+
+    Attributes:
+        transposed: the network keeps W as (d_in, d_out).
+    """
 
     a: Tensor
     b: Patch
+    transposed: bool = False
+
+    def turned(self, tensor: Tensor) -> Tensor:
+        """From the shape in which the network keeps W to (d_out, d_in), and back."""
+        return tensor.t() if self.transposed else tensor
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,8 @@ class Merged:
     """How to turn the base's stored tensors into tuned ones, one at a time, in float32.
 
     Attributes:
-        patches: stored key -> function of the base tensor (float32) that yields the tuned one.
+        patches: stored key -> function of the base tensor (float32) that yields the tuned one, both
+            as they are stored.
         new: tensors that replace or join the stored ones whatever those hold (the head).
         model_args: arguments of the architecture that change (register tokens).
         low_rank: module name -> its update as B A, where every patch is one of these.
@@ -125,9 +135,9 @@ class Method(BaseModel, abc.ABC):
             head: train the head too; a second tuner on the same backbone leaves it to the first.
 
         Raises:
-            NotSupported: the backbone is compiled, or is of a kind that cannot carry the method.
+            NotSupported: the backbone is compiled, or is of a kind that cannot carry the method, or
+                has nothing to train for it.
             UnknownName: a target that matches nothing.
-            Refused: nothing to train.
         """
 
 
@@ -233,10 +243,10 @@ class Tuner(nn.Module):
         """Refuse a method that finds nothing to train.
 
         Raises:
-            Refused: no trained tensor beside the head, in a method that is more than its head.
+            NotSupported: no trained tensor beside the head, in a method that is more than its head.
         """
         if not any(t.group == "method" for t in self.trainable().values()):
-            raise Refused(
+            raise NotSupported(
                 f"{self.method.name} finds nothing to train in {self.backbone.architecture}.",
                 "Choose other targets or layers, or another method.",
             )
@@ -319,7 +329,8 @@ class Tuner(nn.Module):
                 "Keep the run directory, or export with `gist merge --format onnx`.",
             )
         head = {n: p.detach() for n, (p, group) in self.owned.items() if group == "head"}
-        merged, rows_PD = self._merged(head), self.register_rows()
+        merged = _as_stored(self._merged(head), self.backbone.transposed_keys())
+        rows_PD = self.register_rows()
         if rows_PD is None:
             return merged
         # registers hold what is trained of positions and earlier registers, so no patch is left
@@ -332,6 +343,7 @@ class Tuner(nn.Module):
         )
 
     def _merged(self, head: Mapping[str, Tensor]) -> Merged:
+        """`merge` in terms of weights (d_out, d_in), in whichever form the network keeps them."""
         raise NotImplementedError(f"{type(self).__name__} says that it merges")
 
     def clusters(self, site: Site) -> Tensor:
@@ -364,6 +376,22 @@ class Tuner(nn.Module):
 
     def __deepcopy__(self, memo: object) -> NoReturn:
         raise TypeError("a copied tuner would go on driving the original's backbone: attach anew")
+
+
+def _as_stored(merged: Merged, transposed: Collection[str]) -> Merged:
+    """The same for a network that keeps some of the weights as (d_in, d_out)."""
+    if not merged.patches.keys() & set(transposed):
+        return merged
+    patches = {k: _turned(p) if k in transposed else p for k, p in merged.patches.items()}
+    low_rank = {
+        name: replace(update, transposed=f"{name}.weight" in transposed)
+        for name, update in merged.low_rank.items()
+    }
+    return replace(merged, patches=patches, low_rank=low_rank)
+
+
+def _turned(patch: Patch) -> Patch:
+    return lambda w_IO: patch(w_IO.t()).t()
 
 
 def full_precision(shape: Sequence[int], like: Tensor) -> Tensor:

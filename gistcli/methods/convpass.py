@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gistcli.backbones.base import Backbone
+from gistcli.backbones.images import require_images
 from gistcli.backbones.layout import TokenLayout
 from gistcli.backbones.sites import Blend
 from gistcli.errors import NotSupported
@@ -121,6 +122,7 @@ def _require_grid(backbone: Backbone) -> None:
     Raises:
         NotSupported: with the family's reason.
     """
+    require_images(backbone, Convpass.name)
     if backbone.inserted is None:
         raise NotSupported(
             f"convpass needs one sequence with the grid of patches in every block, which "

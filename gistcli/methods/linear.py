@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gistcli.backbones.base import Backbone
 from gistcli.backbones.layout import Features, TokenLayout
+from gistcli.errors import NotSupported
 from gistcli.methods.base import Capabilities, Merged, Method, Recommended, Tuner
 
 
@@ -17,14 +18,26 @@ class Linear(Method):
 
     name: ClassVar[str] = "linear"
     summary: ClassVar[str] = "linear probing: a new head on frozen features"
-    recommended: ClassVar[Mapping[str, Recommended]] = {"vision": Recommended(3e-3, 3e-3, 1e-4)}
+    recommended: ClassVar[Mapping[str, Recommended]] = {
+        "vision": Recommended(3e-3, 3e-3, 1e-4),
+        "text": Recommended(3e-3, 3e-3, 0.0),
+    }
 
     def capabilities(self) -> Capabilities:
         """Merges by writing the head; trains on features that can be kept."""
         return Capabilities(merge=None, frozen_features=True)
 
     def attach(self, backbone: Backbone, *, head: bool = True) -> LinearTuner:
-        """Own the head."""
+        """Own the head.
+
+        Raises:
+            NotSupported: a language model, which has no head to train.
+        """
+        if head and not backbone.head_names():
+            raise NotSupported(
+                f"linear trains the head alone, and {backbone.architecture} has none of its own.",
+                "Choose another method, or task.type classification.",
+            )
         return LinearTuner(self, backbone, head=head)
 
 

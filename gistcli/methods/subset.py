@@ -40,6 +40,8 @@ class SubsetTuner(Tuner):
 
     def _merged(self, head: Mapping[str, Tensor]) -> Merged:
         tuned = {n: p.detach() for n, (p, group) in self.owned.items() if group == "method"}
+        for name in self.backbone.transposed_keys() & tuned.keys():
+            tuned[name] = tuned[name].t()
         return Merged(patches={n: _constant(t) for n, t in tuned.items()}, new=head)
 
 

@@ -281,6 +281,7 @@ class ToastTuner(Tuner):
 
 def _require_carrier(backbone: Backbone) -> int:
     """The width of a backbone whose blocks all see one sequence, that of its output."""
+    require_images(backbone, Toast.name)
     width = backbone.require_one_width(Toast.name)
     if backbone.inserted is None:
         raise NotSupported(

@@ -94,7 +94,8 @@ def facts(case: Case) -> Facts:
     except GistError as error:
         return Facts(error)
     bypassed = any(site.parent is not None for site in tuner.sites)
-    gateable = tuner.method.capabilities().gateable and tuner.backbone.inserted is not None
+    sequence = tuner.backbone.inserted is not None or case.kind.text
+    gateable = tuner.method.capabilities().gateable and sequence
     return Facts(None, gateable and not bypassed, tuner.merge_refusal() is None)
 
 
@@ -106,6 +107,8 @@ outputs of modules, two passes, tokens that are refreshed."""
 def _compiles(case: Case) -> bool:
     """Whether tracing is worth its half second: it depends on kind and seam, not on the method."""
     ours = case.configuration.name in registry.TABLES["methods"]
+    if ours and case.kind.text:  # transformers' code is long, and the same on all of them
+        return case.configuration.name in ("adapter", "lora") and not case.kind.few
     return not ours or case.kind.name == PLAIN or case.configuration.name in SEAMS
 
 
@@ -141,15 +144,21 @@ GIST_EVERYWHERE = "lora"
 What a network does with the token does not depend on the method, nor the reverse."""
 
 
+FEW = ("adapter", "full", "gift", "lora", "ssf")
+"""The methods that stand for all of ours on the kinds `kinds.FEW`."""
+
+
 def all_cases(names: Sequence[str]) -> Iterator[Case]:
     """Every pair, those that are refused included."""
     for name in names:
+        ours = name in registry.TABLES["methods"]
+        kinds = [k for k in KINDS.values() if not k.few or not ours or name in FEW]
         for configuration in configurations(name):
             everywhere = configuration.option is None
-            for kind in KINDS.values():
+            for kind in kinds:
                 if everywhere or kind.name == PLAIN:
                     yield Case(configuration, kind)
         beside = Configuration(name, gist=True)
-        for kind in KINDS.values():
-            if kind.name == PLAIN or name == GIST_EVERYWHERE:
+        for kind in kinds:
+            if kind.name == PLAIN or (name == GIST_EVERYWHERE and not kind.few):
                 yield Case(beside, kind)

@@ -63,6 +63,8 @@ def tuner(case: Case) -> Tuner:
 
 
 @pytest.fixture
-def batch() -> dict[str, Tensor]:
-    """Six labelled images."""
-    return new_batch()
+def batch(request: pytest.FixtureRequest) -> dict[str, Tensor]:
+    """Six labelled images or texts, whichever the case reads."""
+    given = request.node.callspec.params
+    case: Case = given["case"] if "case" in given else given["refused"]
+    return new_batch(case.kind)

@@ -17,7 +17,8 @@ from gistcli import registry
 from gistcli.backbones import Backbone
 from gistcli.backbones.base import Origin
 
-CLASSES, IMAGES = 5, 6
+CLASSES, ROWS = 5, 6
+VOCABULARY, LENGTH = 31, 8
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
 SWIN = {
     "img_size": 32, "patch_size": 4, "embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4),
@@ -31,6 +32,16 @@ HUGGING_FACE = {
     "image_size": 32, "patch_size": 8, "hidden_size": 24, "num_hidden_layers": 2,
     "num_attention_heads": 2, "intermediate_size": 48, "mlp_ratio": 2, "num_labels": 5,
 }  # fmt: skip
+TEXT = {
+    "vocab_size": VOCABULARY, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "intermediate_size": 48, "max_position_embeddings": 16, "num_labels": 5, "pad_token_id": 0,
+    "bos_token_id": 1, "eos_token_id": 2,
+    # dropout of attention weights is no module that a test could switch off
+    "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
+    "embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0,
+}  # fmt: skip
+FEW = ("GPT-2", "BERT")
+"""Kinds that differ little from another one."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,7 @@ class Kind:
         architecture: the family's own name.
         args: that make the network tiny.
         build: (architecture, arguments) -> network.
+        few: is tested with some methods only, see `cases`.
     """
 
     name: str
@@ -50,6 +62,13 @@ class Kind:
     architecture: str
     args: tuple[tuple[str, Any], ...]
     build: Callable[[str, dict[str, Any]], nn.Module]
+    few: bool = False
+
+    @property
+    def text(self) -> bool:
+        """Whether it reads text."""
+        modality: str = registry.resolve("backbones", self.family).modality
+        return modality == "text"
 
     def network(self, **more: Any) -> nn.Module:
         """A new network; `more` are arguments of the architecture, as `Merged.model_args`."""
@@ -77,7 +96,7 @@ def _weighted(kind: Kind) -> nn.Module:
         with torch.no_grad():
             parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
             # a norm around 0 would leave activations too small to show an effect
-            if "norm" in name and name.endswith("weight"):
+            if ("norm" in name.lower() or ".ln_" in name) and name.endswith("weight"):
                 parameter.add_(1)
     return network
 
@@ -94,8 +113,8 @@ def _transformers(architecture: str, args: dict[str, Any]) -> nn.Module:
 
 
 def _kind(name: str, family: str, architecture: str, **args: Any) -> Kind:
-    build = _transformers if family == "hf_vit" else _timm
-    return Kind(name, family, architecture, tuple(args.items()), build)
+    build = _transformers if family in ("hf_vit", "causal", "encoder") else _timm
+    return Kind(name, family, architecture, tuple(args.items()), build, name in FEW)
 
 
 KINDS = {
@@ -121,14 +140,20 @@ KINDS = {
             **HUGGING_FACE,
             num_register_tokens=3,
         ),
+        _kind("Llama", "causal", "LlamaForSequenceClassification", **TEXT, num_key_value_heads=2),
+        _kind("RoBERTa", "encoder", "RobertaForSequenceClassification", **TEXT),
+        _kind("GPT-2", "causal", "GPT2ForSequenceClassification", **TEXT),
+        _kind("BERT", "encoder", "BertForSequenceClassification", **TEXT),
     )
 }
 
 
-def batch() -> dict[str, Tensor]:
-    """Six images of 32 x 32 pixels with labels."""
+def batch(kind: Kind | None = None) -> dict[str, Tensor]:
+    """Six images of 32 x 32 pixels, or padded texts of up to 8 tokens, with labels."""
     generator = torch.Generator().manual_seed(1)
-    return {
-        "pixels": torch.randn(IMAGES, 3, 32, 32, generator=generator),
-        "labels": torch.arange(IMAGES) % CLASSES,
-    }
+    labels = {"labels": torch.arange(ROWS) % CLASSES}
+    if kind is None or not kind.text:
+        return {"pixels": torch.randn(ROWS, 3, 32, 32, generator=generator), **labels}
+    ids = torch.randint(3, VOCABULARY, (ROWS, LENGTH), generator=generator)
+    mask = (torch.arange(LENGTH) < LENGTH - torch.arange(ROWS)[:, None]).long()
+    return {"input_ids": ids * mask, "attention_mask": mask, **labels}

@@ -4,11 +4,26 @@ WINDOWS = "attends within"
 SEQUENCE = "one sequence with the grid of patches"
 WIDTHS = "one width in all blocks"
 READ = "is never called"
+TEXT = "reads text"
+PICTURES = "further tokens are put into pictures only"
 
 REFUSED: dict[str, dict[str, str]] = {
-    "convpass": {"Swin": SEQUENCE, "Swin V2": SEQUENCE, "Hiera": SEQUENCE},
+    "bitfit": {"Llama": "finds nothing to train"},  # it has no bias
+    "convpass": {
+        "Swin": SEQUENCE,
+        "Swin V2": SEQUENCE,
+        "Hiera": SEQUENCE,
+        "Llama": TEXT,
+        "RoBERTa": TEXT,
+    },
     "fact": {"EVA02": "squares of one width"},
-    "gist": {"Swin": WINDOWS, "Swin V2": WINDOWS, "Hiera": WINDOWS},
+    "gist": {
+        "Swin": WINDOWS,
+        "Swin V2": WINDOWS,
+        "Hiera": WINDOWS,
+        "Llama": PICTURES,
+        "RoBERTa": PICTURES,
+    },
     "ssf": {"EVA02": READ, "BEiT": READ, "Swin V2": READ},
     "toast": {
         "EVA02": "reads the weight",
@@ -16,7 +31,15 @@ REFUSED: dict[str, dict[str, str]] = {
         "Swin": WIDTHS,
         "Swin V2": WIDTHS,
         "Hiera": WIDTHS,
+        "Llama": TEXT,
+        "RoBERTa": TEXT,
     },
-    "vpt": {"Swin": WINDOWS, "Swin V2": WINDOWS, "Hiera": WINDOWS},
+    "vpt": {
+        "Swin": WINDOWS,
+        "Swin V2": WINDOWS,
+        "Hiera": WINDOWS,
+        "Llama": PICTURES,
+        "RoBERTa": PICTURES,
+    },
 }
 """Method, or gist for its token -> kind of backbone -> part of the message."""

@@ -41,7 +41,7 @@ def test_a_bfloat16_backbone_carries_it(case: Case, batch: Batch) -> None:
     backbone = case.kind.backbone().to(torch.bfloat16)
     tuner = case.method().attach(backbone).eval()
     disturb(tuner, 0.02)
-    low = {**batch, "pixels": batch["pixels"].bfloat16()}
+    low = {k: t.bfloat16() if t.is_floating_point() else t for k, t in batch.items()}
     train(tuner, low, steps=1)
     assert torch.isfinite(logits(tuner, low)).all()
     assert {t.parameter.dtype for t in tuner.trainable().values()} == {torch.float32}

@@ -215,7 +215,7 @@ def test_a_truncated_backbone(
         ('{"architecture": "vit_tinny_patch16_224"}', "'vit_tinny_patch16_224'"),
         ('{"architecture": "vit_small_patch16_224"}', "does not fit"),
         ('{"architecture": "resnet18"}', "resnet18"),
-        ('{"model_type": "bert"}', "'bert'"),
+        ('{"model_type": "clip"}', "'clip'"),
     ],
 )
 def test_a_backbone_with_a_wrong_configuration(
