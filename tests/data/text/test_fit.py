@@ -75,6 +75,20 @@ def test_a_run_cut_short_ends_in_the_same_bits(tmp_path: Path, mode: dict[str, A
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+def test_packed_rows_have_the_loss_of_their_sequences_one_by_one() -> None:
+    task = CausalLM(Lora(rank=2).attach(tiny_lm())).eval()
+    with torch.no_grad():
+        for parameter in task.tuner.parameters():
+            parameter.normal_(std=0.1)
+        means = []
+        for mode in ({}, {"packing": True}):
+            batches = list(documents(**mode).batches(4, seed=0))
+            tokens = sum(task.count(batch) for batch in batches)
+            means.append(sum(float(task(batch, tokens).total) for batch in batches))
+            assert tokens == documents(**mode).supervised
+    assert means[0] == pytest.approx(means[1], abs=1e-5)
+
+
 def test_a_run_does_not_go_on_with_other_words(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="cut"):
         trained(Cut(documents(), 5), tmp_path)

@@ -97,6 +97,33 @@ def test_a_template_that_rewrites_earlier_turns_is_refused_with_the_turn_named()
     ]
 
 
+FAMILIES = {
+    # no opening of an answer, the end of sequence behind each
+    "instructions in brackets": "{% for m in messages %}{% if m['role'] == 'user' %}"
+    "[INST] {{ m['content'] }} [/INST]{% else %} {{ m['content'] | trim }} <|endoftext|>"
+    "{% endif %}{% endfor %}",
+    # plain words, spaces between the turns, other names of roles
+    "speakers by name": "{{ 'A chat. ' }}{% for m in messages %}{% if m['role'] == 'user' %}"
+    "{{ 'USER: ' + m['content'] + ' ' }}{% else %}{{ 'MODEL: ' + m['content'] + '<|endoftext|>' }}"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'MODEL:' }}{% endif %}",
+    # a system prompt of its own where there is none
+    "a default system prompt": "{% if messages[0]['role'] != 'system' %}"
+    "<|im_start|>system\nhello<|endoftext|>{% endif %}{% for m in messages %}"
+    "{{ '<|im_start|>' + m['role'] + m['content'] + '<|endoftext|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant' }}{% endif %}",
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_usual_kinds_of_templates_are_understood(family: str) -> None:
+    answers = ["hello to you", "the answer is true"]
+    turns = [t for a in answers for t in (Message("user", a), Message("assistant", a))]
+    tokenizer = letters(FAMILIES[family], eos_token="<|endoftext|>")
+    found = learnt(Chat(tuple(turns)), tokenizer)
+    assert [text.replace("<|endoftext|>", "").strip() for text in found] == answers
+    assert all(text.endswith("<|endoftext|>") for text in found)
+
+
 def test_what_a_template_says_against_a_chat_is_passed_on() -> None:
     strict = "{{ raise_exception('no system here') if messages[0]['role'] == 'system' }}" + CHATML
     with pytest.raises(DataError, match=r"f.jsonl:7: .*no system here"):
