@@ -15,9 +15,10 @@ from torch import nn
 
 from gistcli import registry
 from gistcli.backbones import hf_loading, hf_text
-from gistcli.backbones.base import Backbone, Origin
+from gistcli.backbones.base import Backbone, Modality, Origin
 from gistcli.backbones.fingerprint import read_header
 from gistcli.backbones.locating import EMBEDDED, Source, family_of, locate
+from gistcli.backbones.text_classes import HEADED
 from gistcli.errors import NotSupported, WeightsError
 
 DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -93,7 +94,7 @@ def _open_text(
 
 
 def _require_pictures(name: str, task: str | None) -> None:
-    if task not in (None, "classification", "multilabel", "regression"):
+    if task not in (None, *HEADED):
         raise NotSupported(
             f"{name} reads pictures: it is trained for no task {task}.",
             "Choose a model that reads text, or another task.type.",
@@ -114,6 +115,15 @@ def _open_images(
         options["img_size"] = img_size
     network = _build(source, options, meta=meta)
     return network, {"model_args": dict(getattr(network, "_model_args", {}))}
+
+
+def modality_of(name: str) -> Modality:
+    """Whether the model behind a name reads pictures or text, by its configuration alone.
+
+    Raises:
+        GistError: the name leads nowhere, or to the hub while offline.
+    """
+    return family_of(locate(name, need_weights=False).architecture).modality
 
 
 def supported_models() -> list[str]:

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 Family = Literal["encoder", "causal"]
 CLASSIFIER = "ForSequenceClassification"
+HEADED = ("classification", "multilabel", "regression")
+"""Tasks with a head of their own, and one row of outputs for every text."""
 LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel")
 
 
@@ -64,15 +66,16 @@ def class_for(model_type: str, task: str | None) -> str | None:
 
     Args:
         model_type: of config.json.
-        task: classification, causal_lm, or None for what the family is mostly for.
+        task: classification (multilabel, regression), causal_lm, or None for what the family is
+            mostly for.
     """
     causal, _, classifiers, _ = _tables()
     family = family_of_type(model_type)
-    if family is None or (family == "encoder" and task == "causal_lm"):
-        return None
-    if task == "classification" or (task is None and family == "encoder"):
+    if task is None:
+        task = "classification" if family == "encoder" else "causal_lm"
+    if family is not None and task in HEADED:
         return classifiers.get(model_type)
-    return causal.get(model_type)
+    return causal.get(model_type) if family == "causal" and task == "causal_lm" else None
 
 
 def is_encoder_decoder(config: Mapping[str, Any]) -> bool:

@@ -1,0 +1,132 @@
+"""Methods on text networks: PEFT's own LoRA as the oracle, and the published counts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from torch.nn import functional as F
+
+from gistcli.backbones import open_backbone
+from gistcli.backbones.text import TextBackbone
+from gistcli.methods.base import Method, Tuner
+from gistcli.methods.full import Full
+from gistcli.methods.gift import Gift
+from gistcli.methods.lora import Lora
+from gistcli.testing.acting import disturb
+from tests.backbones.text_kinds import batch, build
+
+NAMES = {
+    "Llama": ["q_proj", "v_proj", "down_proj"],
+    "GPT2": ["c_attn", "c_fc"],
+    "Roberta": ["query", "value", "intermediate.dense"],
+}
+
+
+# PEFT asks transformers by a name that the latter has given up
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+@pytest.mark.parametrize("name", NAMES)
+def test_pefts_lora_with_the_same_factors_gives_the_same_logits_and_gradients(name: str) -> None:
+    backbone, inputs, labels = build(name), batch(), torch.tensor([0, 2, 1])
+    tuner = Lora(rank=3, alpha=5, targets=NAMES[name]).attach(backbone, head=False).eval()
+    disturb(tuner)
+    ours = tuner(inputs).logits
+    F.cross_entropy(ours, labels).backward()
+    pairs = {s.module_name: tuner.pair(s) for s in tuner.sites}
+    grads = {n: [p.grad for p in pair] for n, pair in pairs.items()}
+    tuner.detach()
+
+    config = peft.LoraConfig(
+        r=3, lora_alpha=5, target_modules=NAMES[name], fan_in_fan_out=name == "GPT2"
+    )
+    model = peft.get_peft_model(backbone.hf, config).eval()
+    layers = {n: m for n, m in model.base_model.model.named_modules() if hasattr(m, "lora_A")}
+    assert layers.keys() == pairs.keys()
+    with torch.no_grad():
+        for path, layer in layers.items():
+            layer.lora_A["default"].weight.copy_(pairs[path][0])
+            layer.lora_B["default"].weight.copy_(pairs[path][1])
+    theirs = model(**inputs).logits
+    F.cross_entropy(theirs, labels).backward()
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    for path, layer in layers.items():
+        a, b = grads[path]
+        assert torch.allclose(a, layer.lora_A["default"].weight.grad, atol=1e-5)
+        assert torch.allclose(b, layer.lora_B["default"].weight.grad, atol=1e-5)
+
+
+# --- counts -------------------------------------------------------------------------------------
+
+ROBERTA = {
+    "model_type": "roberta", "vocab_size": 50265, "type_vocab_size": 1,
+    "max_position_embeddings": 514,
+}  # fmt: skip
+CONFIGS: dict[str, dict[str, Any]] = {
+    "RoBERTa-base": ROBERTA,
+    "RoBERTa-large": {
+        **ROBERTA, "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
+        "intermediate_size": 4096,
+    },
+    "Llama-7B": {"model_type": "llama"},
+    "Llama-3-8B": {
+        "model_type": "llama", "vocab_size": 128256, "intermediate_size": 14336,
+        "num_key_value_heads": 8,
+    },
+}  # fmt: skip
+QKVUD = ["query", "key", "value", "fc_in", "fc_out"]
+PUBLISHED = [
+    ("RoBERTa-base", ["query", "value"], 32, 98_304),
+    ("RoBERTa-large", ["query", "value"], 32, 131_072),
+    ("Llama-7B", ["query", "value"], 64, 1_048_576),
+    ("Llama-7B", ["attn_out"], 128, 1_048_576),
+    ("Llama-7B", QKVUD, 64, 3_506_176),
+    ("Llama-7B", ["query", "value"], 16, 262_144),
+    ("Llama-7B", ["query", "value"], 128, 2_097_152),
+    ("Llama-3-8B", QKVUD, 64, 3_932_160),
+]
+
+
+def method_parameters(tuner: Tuner) -> int:
+    return sum(t.parameter.numel() for t in tuner.trainable().values() if t.group == "method")
+
+
+@pytest.mark.parametrize(("name", "targets", "rank", "parameters"), PUBLISHED)
+def test_gift_has_the_published_number_of_parameters(
+    name: str, targets: list[str], rank: int, parameters: int, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIGS[name]))
+    backbone = open_backbone(str(tmp_path), meta=True)
+    tuner = Gift(rank=rank, targets=targets).attach(backbone)
+    assert method_parameters(tuner) == parameters
+    sizes = {"RoBERTa-base": 124_647_170, "Llama-7B": 6_738_415_616, "Llama-3-8B": 8_030_261_248}
+    assert backbone.count() == sizes.get(name, backbone.count())
+
+
+# --- tied tensors -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_full_fine_tuning_keeps_tied_embeddings_tied(dtype: torch.dtype) -> None:
+    backbone: TextBackbone = build("Llama", "causal_lm")
+    backbone.model.to(dtype)
+    method: Method = Full()
+    tuner = method.attach(backbone)
+    network = backbone.hf
+    shared = network.lm_head.weight
+    assert shared is network.model.embed_tokens.weight
+    assert [n for n in tuner.trainable() if "embed" in n or "head" in n] == [
+        "model.embed_tokens.weight"
+    ]
+    labels = batch()["input_ids"]
+    logits = tuner({**batch(), "labels": labels}).logits.float()
+    logits.square().mean().backward()
+    assert shared.grad is not None
+    torch.optim.SGD([shared], lr=1.0).step()
+    assert network.lm_head.weight is network.model.embed_tokens.weight is shared
+    tuner.detach()
+    assert network.lm_head.weight is network.model.embed_tokens.weight is not shared
+    assert network.lm_head.weight.dtype == dtype
