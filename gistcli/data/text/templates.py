@@ -78,7 +78,8 @@ class ChatTemplate:
     def _span(self, text: str, messages: Sequence[Message], chat: Chat, turn: int) -> Span:
         """The characters of one turn, by the texts of all turns before it and up to it."""
         before = self._render(messages[:turn], chat.tools, opened=True)
-        through = self._render(messages[: turn + 1], chat.tools)
+        is_last = turn == len(messages) - 1
+        through = text if is_last else self._render(messages[: turn + 1], chat.tools)
         if not (text.startswith(through) and through.startswith(before)):
             raise DataError(
                 f"{chat.origin}: the chat template writes turn {turn + 1} (assistant) otherwise "
