@@ -17,6 +17,8 @@ from gistcli.backbones.supervision import supervised
 from gistcli.backbones.text import TextBackbone
 from gistcli.backbones.text_classes import family_of_class
 
+PROVEN = ("Llama", "Qwen2", "Qwen3", "Mistral", "Gemma2", "Phi3", "GPTNeoX")
+
 
 class Causal(TextBackbone):
     """A network in which every token looks at itself and what stands in front of it.
@@ -35,9 +37,8 @@ class Causal(TextBackbone):
 
     proven: ClassVar[frozenset[str]] = frozenset(
         (
-            *(f"{name}ForCausalLM" for name in ("Llama", "Qwen2", "Mistral", "Gemma2", "Phi3")),
-            *(f"{name}ForCausalLM" for name in ("Qwen3", "GPTNeoX", "Granite", "Cohere")),
-            *(f"{name}ForSequenceClassification" for name in ("Llama", "Qwen2", "Mistral", "GPT2")),
+            *(f"{name}ForCausalLM" for name in (*PROVEN, "Granite", "Cohere")),
+            *(f"{name}ForSequenceClassification" for name in (*PROVEN, "GPT2")),
             "GPT2LMHeadModel",
         )
     )

@@ -22,7 +22,7 @@ class Encoder(TextBackbone):
 
     proven: ClassVar[frozenset[str]] = frozenset(
         f"{name}ForSequenceClassification"
-        for name in ("Bert", "Roberta", "XLMRoberta", "DebertaV2", "DistilBert", "ModernBert")
+        for name in ("Bert", "Roberta", "DebertaV2", "DistilBert", "ModernBert")
     )
 
     @staticmethod

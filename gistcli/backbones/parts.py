@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -46,17 +47,19 @@ def affine_outputs(
         kind = {2: "linear", 4: "embed"}.get(weight.ndim, "norm")
         width = getattr(module, "nf", len(weight))
         skipped = path.endswith(bypassed or "\0")
-        found.append(Output(path, kind, width, module, skipped, _offset(type(module))))
+        found.append(Output(path, kind, width, module, skipped))
     return found
 
 
-def _offset(kind: Any) -> float:
-    """What a norm adds to its weight before it multiplies: 1 in Gemma's, whose weights start at 0.
+def weight_offset(norm: nn.Module) -> float:
+    """What a norm adds to its weight before it multiplies: 1 in Gemma's and Nemotron's.
 
-    Read off a new one, since every family has a class of its own.
+    Every family has a class of its own, so it is read off what a weight of zero leaves of numbers
+    whose mean is 0 and whose mean square is 1. No hook runs, and no weight is looked at.
     """
-    if not kind.__name__.endswith("RMSNorm") or kind is nn.RMSNorm:
-        return 0.0
-    with torch.device("cpu"):
-        fresh: Any = kind(2)
-    return 1.0 - float(fresh.weight.detach()[0])
+    own = norm._parameters
+    probe: Any = copy.copy(norm)
+    probe._parameters = {n: None if p is None else torch.zeros(p.shape) for n, p in own.items()}
+    x = torch.ones(1, 1, len(probe.weight))
+    x[..., ::2] = -1
+    return float(probe.forward(x).flatten()[-1].round())

@@ -39,10 +39,11 @@ def packed_mask(model: Any, segments: Tensor) -> Any:
 
     config, weight = model.config, next(model.parameters())
     others = {*(getattr(config, "layer_types", None) or ())} - EXACT
-    if others or not hasattr(config, "num_attention_heads"):
+    by_distance = hasattr(model.base_model, "build_alibi_tensor")  # made from a mask of tokens
+    if others or by_distance:
+        found = ", ".join(sorted(others)) or "attention that takes no mask of pairs"
         raise NotSupported(
-            f"{type(model).__name__} has layers of another kind than masked attention"
-            f"{f' ({chr(44).join(sorted(others))})' if others else ''}: packed texts would mix.",
+            f"{type(model).__name__} has {found}, so that packed texts would mix.",
             "Set data.packing to false.",
         )
 

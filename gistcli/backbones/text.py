@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from gistcli.backbones.base import Backbone, Modality, Origin, Ran, initialise_head
 from gistcli.backbones.hf_keys import stored_keys
 from gistcli.backbones.layout import Features, TokenLayout
-from gistcli.backbones.parts import affine_outputs
+from gistcli.backbones.parts import affine_outputs, weight_offset
 from gistcli.backbones.sites import Output, Point, Site, Tap
 from gistcli.backbones.stored import StoredKeys
 from gistcli.backbones.text_roles import FUSED, MLP, ROLES, branches_of
@@ -111,7 +112,9 @@ class TextBackbone(Backbone):
             norm = getattr(getattr(module, "weight", None), "ndim", 0) == 1
             if norm or (is_linear(module) and path.startswith(inside)):
                 paths.append(path)
-        return affine_outputs(self.model, paths)
+        found = affine_outputs(self.model, paths)
+        norms = {o.name: weight_offset(o.module) for o in found if o.kind == "norm"}
+        return [replace(o, offset=norms.get(o.name, 0.0)) for o in found]
 
     def point(self, after: str, layer: int) -> Point:
         """The place behind attention, mlp or a role in block `layer`.

@@ -127,7 +127,8 @@ BRANCHES: tuple[tuple[Branch, Branch], ...] = (
         Branch("self_attn.o_proj", "input_layernorm"),
         Branch("mlp", "post_attention_layernorm"),
     ),
-    # Phi, whose branches stand side by side
+    # Cohere and Phi, whose branches stand side by side behind one norm
+    (Branch("self_attn.o_proj", "input_layernorm"), Branch("mlp", "input_layernorm")),
     (Branch("self_attn.dense", "input_layernorm"), Branch("mlp", "input_layernorm")),
     # GPT-2
     (Branch("attn.resid_dropout", "ln_1"), Branch("mlp", "ln_2")),

@@ -128,8 +128,10 @@ def test_outputs_are_norms_and_maps_and_no_tables() -> None:
     assert roberta[0] == "roberta.embeddings.LayerNorm"
     assert len(roberta) == 1 + 2 * 8
     gemma = {o.name.rpartition(".")[2]: o.offset for o in build("Gemma2").outputs()}
-    assert gemma["norm"] == 1
+    assert gemma["norm"] == gemma["input_layernorm"] == 1
     assert gemma["q_proj"] == 0
+    assert {o.offset for o in build("Cohere", "causal_lm").outputs()} == {0}
+    assert {o.offset for o in build("Roberta").outputs()} == {0}
 
 
 @torch.no_grad()

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import peft
 import pytest
 import torch
 from torch.nn import functional as F
 
+from gistcli.artifacts.form import Form
+from gistcli.artifacts.peft_export import export_peft
+from gistcli.artifacts.plan import plan_merge
 from gistcli.backbones import open_backbone
 from gistcli.backbones.text import TextBackbone
 from gistcli.methods.base import Method, Tuner
 from gistcli.methods.full import Full
 from gistcli.methods.gift import Gift
 from gistcli.methods.lora import Lora
+from gistcli.methods.ssf import Ssf
 from gistcli.testing.acting import disturb
-from tests.backbones.text_kinds import batch, build
+from tests.backbones.text_kinds import batch, build, network
 
 NAMES = {
     "Llama": ["q_proj", "v_proj", "down_proj"],
@@ -104,6 +108,43 @@ def test_gift_has_the_published_number_of_parameters(
     assert method_parameters(tuner) == parameters
     sizes = {"RoBERTa-base": 124_647_170, "Llama-7B": 6_738_415_616, "Llama-3-8B": 8_030_261_248}
     assert backbone.count() == sizes.get(name, backbone.count())
+
+
+# --- merging ------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["Gemma2", "Phi3", "GPTNeoX", "DebertaV2", "ModernBert"])
+def test_scales_and_shifts_merge_into_norms_of_every_family(name: str) -> None:
+    """Gemma's norms multiply by 1 + weight."""
+    backbone = build(name)
+    tuner = Ssf().attach(backbone).eval()
+    disturb(tuner)
+    tuned, patches, head = tuner(batch()).logits, tuner.merge().patches, tuner.merge().new
+    tuner.detach()
+    base = backbone(batch()).logits
+    state = backbone.model.state_dict()
+    assert patches.keys() <= state.keys()
+    merged = {n: patches[n](t) if n in patches else t for n, t in state.items()}
+    backbone.model.load_state_dict({**merged, **head})
+    assert torch.allclose(backbone(batch()).logits, tuned, atol=1e-4)
+    assert not torch.allclose(base, tuned, atol=1e-2)
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+@pytest.mark.parametrize("name", ["Llama", "GPT2"])
+def test_an_exported_lora_folder_gives_the_tuned_logits_in_peft(name: str, tmp_path: Path) -> None:
+    backbone = build(name)
+    tuner = Gift(rank=3, targets=["query", "value", "fc_out"]).attach(backbone).eval()
+    disturb(tuner)
+    tuned, plan = tuner(batch()).logits, plan_merge(tuner)
+    form = cast(Form, None)  # nothing is loaded without a reference
+    export_peft(plan, "base", form, tmp_path / "out", verified=False)
+    model = peft.PeftModel.from_pretrained(network(name), tmp_path / "out").eval()
+    assert torch.allclose(model(**batch()).logits, tuned, atol=1e-5)
+    with tuner.disabled():
+        assert not torch.allclose(tuner(batch()).logits, tuned, atol=1e-2)
 
 
 # --- tied tensors -------------------------------------------------------------------------------
