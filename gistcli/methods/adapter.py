@@ -113,7 +113,8 @@ class Adapter(Method):
     name: ClassVar[str] = "adapter"
     summary: ClassVar[str] = "bottleneck adapters: Houlsby, Pfeiffer, parallel, AdaptFormer, +"
     recommended: ClassVar[Mapping[str, Recommended]] = {
-        "vision": Recommended(3e-3, 3e-3, 1e-4, clip_norm=1.0)
+        "vision": Recommended(3e-3, 3e-3, 1e-4, clip_norm=1.0),
+        "text": Recommended(1e-3, 1e-3, 0.0, clip_norm=1.0),
     }
 
     variant: Literal["houlsby", "pfeiffer", "parallel", "adaptformer", "adapter_plus"] = "pfeiffer"

@@ -19,7 +19,10 @@ class BitFit(Subset):
 
     name: ClassVar[str] = "bitfit"
     summary: ClassVar[str] = "the biases that the network has"
-    recommended: ClassVar[Mapping[str, Recommended]] = {"vision": Recommended(3e-3, 3e-3, 1e-4)}
+    recommended: ClassVar[Mapping[str, Recommended]] = {
+        "vision": Recommended(3e-3, 3e-3, 1e-4),
+        "text": Recommended(1e-3, 1e-3, 0.0, clip_norm=1.0),
+    }
 
     linear_only: bool = False
     """Only biases of linear layers, as in the baseline of the GIFT paper."""

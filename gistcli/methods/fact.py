@@ -39,7 +39,10 @@ class Fact(Method):
 
     name: ClassVar[str] = "fact"
     summary: ClassVar[str] = "W + s U S V with U, V shared by the whole network"
-    recommended: ClassVar[Mapping[str, Recommended]] = {"vision": Recommended(1e-2, 3e-3, 1e-4)}
+    recommended: ClassVar[Mapping[str, Recommended]] = {
+        "vision": Recommended(1e-2, 3e-3, 1e-4),
+        "text": Recommended(1e-3, 1e-3, 0.0, clip_norm=1.0),
+    }
 
     variant: Literal["tt", "tk"] = "tt"
     """tt: a matrix S for every slice; tk: these are factored once more. tt at its largest published

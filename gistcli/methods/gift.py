@@ -40,7 +40,8 @@ class Gift(Method):
     name: ClassVar[str] = "gift"
     summary: ClassVar[str] = "W (I + phi psi), one (phi, psi) shared by many layers"
     recommended: ClassVar[Mapping[str, Recommended]] = {
-        "vision": Recommended(3e-3, 3e-3, 1e-4, clip_norm=1.0)
+        "vision": Recommended(3e-3, 3e-3, 1e-4, clip_norm=1.0),
+        "text": Recommended(1e-3, 1e-3, 0.0, clip_norm=1.0),
     }
 
     rank: Annotated[int, Field(ge=1)] = 16

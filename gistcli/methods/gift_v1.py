@@ -46,7 +46,8 @@ class GiftV1(Method):
     name: ClassVar[str] = "gift_v1"
     summary: ClassVar[str] = "a hyper-Transformer over weights (PaCa) generates every update"
     recommended: ClassVar[Mapping[str, Recommended]] = {
-        "vision": Recommended(1e-3, 3e-3, 1e-4, clip_norm=1.0)
+        "vision": Recommended(1e-3, 3e-3, 1e-4, clip_norm=1.0),
+        "text": Recommended(1e-3, 1e-3, 0.0, clip_norm=1.0),
     }
 
     dim: Annotated[int, Field(ge=1)] = 48

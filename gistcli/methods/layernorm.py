@@ -21,7 +21,10 @@ class LayerNorm(Subset):
 
     name: ClassVar[str] = "layernorm"
     summary: ClassVar[str] = "scales and shifts of all norm layers"
-    recommended: ClassVar[Mapping[str, Recommended]] = {"vision": Recommended(1e-3, 3e-3, 1e-4)}
+    recommended: ClassVar[Mapping[str, Recommended]] = {
+        "vision": Recommended(1e-3, 3e-3, 1e-4),
+        "text": Recommended(1e-3, 1e-3, 0.0, clip_norm=1.0),
+    }
 
     def choose(self, model: nn.Module) -> list[nn.Parameter]:
         """What norm layers hold themselves; a layer is recognised by its class."""

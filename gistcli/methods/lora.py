@@ -35,7 +35,10 @@ class Lora(Method):
 
     name: ClassVar[str] = "lora"
     summary: ClassVar[str] = "W + s B A, one pair (A, B) for every linear map"
-    recommended: ClassVar[Mapping[str, Recommended]] = {"vision": Recommended(3e-3, 3e-3, 1e-4)}
+    recommended: ClassVar[Mapping[str, Recommended]] = {
+        "vision": Recommended(3e-3, 3e-3, 1e-4),
+        "text": Recommended(5e-4, 1e-3, 0.0, clip_norm=1.0),
+    }
 
     rank: Annotated[int, Field(ge=1)] = 8
     """Width between A and B."""

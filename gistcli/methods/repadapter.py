@@ -41,7 +41,10 @@ class RepAdapter(Method):
 
     name: ClassVar[str] = "repadapter"
     summary: ClassVar[str] = "affine adapters before attention and MLP, merged into the weights"
-    recommended: ClassVar[Mapping[str, Recommended]] = {"vision": Recommended(1e-3, 3e-3, 1e-4)}
+    recommended: ClassVar[Mapping[str, Recommended]] = {
+        "vision": Recommended(1e-3, 3e-3, 1e-4),
+        "text": Recommended(1e-3, 1e-3, 0.0, clip_norm=1.0),
+    }
 
     dim: Annotated[int, Field(ge=1)] = 8
     """Width of the bottleneck."""

@@ -34,7 +34,8 @@ class Ssf(Method):
     name: ClassVar[str] = "ssf"
     summary: ClassVar[str] = "scale and shift the output of every norm and linear map"
     recommended: ClassVar[Mapping[str, Recommended]] = {
-        "vision": Recommended(3e-3, 3e-3, 1e-4, clip_norm=1.0)
+        "vision": Recommended(3e-3, 3e-3, 1e-4, clip_norm=1.0),
+        "text": Recommended(1e-3, 1e-3, 0.0, clip_norm=1.0),
     }
 
     def starts_as_base(self) -> bool:

@@ -20,10 +20,13 @@ Tree = dict[str, Any]
 _PATHS = {
     ("model", "name"),
     ("data", "path"),
+    ("data", "chat_template"),
     ("output", "dir"),
     ("method", "name"),
     ("method", "weights"),
 }
+_NO_PATHS = {"auto", "tokenizer", "chatml"}
+"""Words that stand for something else, whatever lies beside the recipe under that name."""
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -285,8 +288,8 @@ def _resolve_paths(tree: Any, base: Path, draft: _Draft) -> None:
             if file.endswith(".py"):
                 inner[key] = f"{os.path.abspath(base / file)}{colon}{name}"
         elif key in ("dir", "weights"):
-            inner[key] = text if text == "auto" else os.path.abspath(base / text)
-        elif _is_path(text, base):
+            inner[key] = text if text in _NO_PATHS else os.path.abspath(base / text)
+        elif text not in _NO_PATHS and _is_path(text, base):
             inner[key] = os.path.abspath(base / text)
         else:
             inner[key] = text

@@ -14,6 +14,11 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _as_name(value: Any) -> Any:
+    """Columns without names have numbers."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 def _seconds(value: Any) -> Any:
     """`90m` as seconds; other values are left to the validation of a number."""
     match = isinstance(value, str) and re.fullmatch(r"(\d+(?:\.\d*)?) ?([smhd])", value.strip())
@@ -37,7 +42,14 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Name = Annotated[str, Field(min_length=1)]
-Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "top5_accuracy", "loss"]
+Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "top5_accuracy", "loss", "perplexity"]
+
+
+Role = Literal[
+    "image", "label", "split", "group", "text", "second_text", "prompt", "completion", "messages",
+    "conversations", "system", "tools", "instruction", "input", "output",
+]  # fmt: skip
+"""What a column of pictures, or of any format of text, can be."""
 
 
 class Section(BaseModel):
@@ -56,7 +68,7 @@ class Section(BaseModel):
 class TaskSection(Section):
     """What is learnt."""
 
-    type: Literal["auto", "classification"] = "auto"
+    type: Literal["auto", "classification", "causal_lm"] = "auto"
     """The kind of problem; auto follows from model and data and is printed."""
     name: Name | None = None
     """Which of the `tasks` of a family file."""
@@ -72,7 +84,8 @@ class ModelSection(Section):
     img_size: Count | Annotated[tuple[Count, Count], Field(strict=False)] | None = None
     """Side, or [height, width], of the images in pixels; null: the model's own."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the frozen weights; auto is float32. What is trained stays float32."""
+    """Of the frozen weights; auto is float32, for text that of the files. What is trained stays
+    float32."""
     drop_path: Fraction = 0.0
     """Stochastic depth at the last block, rising from 0 at the first."""
     grad_checkpointing: bool = False
@@ -97,10 +110,11 @@ class PreprocessSection(Section):
 
 
 class DataSection(Section):
-    """The labelled examples."""
+    """The examples."""
 
     path: Name
-    """A folder of class folders, a CSV/JSON list, a parquet file, or a source name (`digits`)."""
+    """A folder of class folders, a CSV/JSON list, a parquet file, or a source name (`digits`); for
+    text JSON, JSON lines, CSV, TSV, parquet, text, a folder of such files, or OWNER/NAME."""
     source: Name = "auto"
     """How to read what lies at the path (`gist list sources`); auto: by what it looks like."""
     subset: Name | None = None
@@ -121,8 +135,10 @@ class DataSection(Section):
     """Divide train and val anew into so many parts, of which `fold` is val."""
     fold: Annotated[Integer, Field(ge=0)] = 0
     """Which of the `folds` is val, from 0."""
-    columns: dict[Literal["image", "label", "split", "group"], Name] | None = None
-    """Names of the columns of a list or dataset, where they are not these four words."""
+    columns: dict[Role, Annotated[Name, BeforeValidator(_as_name)]] | None = None
+    """Role -> column of a list or dataset, where they are not called alike: image, label, split,
+    group; for text the roles of its format (text, label, prompt, completion, messages, ...).
+    Numbers count the fields of a table of text without a header line, from 0."""
     group_by: Name | None = None
     """Column of a list, or regular expression over file names, whose groups no split divides."""
     shots: Count | None = None
@@ -135,6 +151,28 @@ class DataSection(Section):
     """Corrupt images: stop with the list of all of them, or leave them out with a warning."""
     preprocess: PreprocessSection = Field(default_factory=PreprocessSection)
     """What replaces parts of the model's own preparation of pictures."""
+    format: Literal["auto", "messages", "sharegpt", "alpaca", "completion", "labelled", "plain"] = (
+        "auto"
+    )
+    """What rows of text are; auto: by their columns."""
+    prompt: Literal["auto", "chat", "alpaca", "plain"] = "auto"
+    """How an Alpaca row is put: as an exchange through the chat template, under Alpaca's own
+    preambles, or as it stands; auto: chat where there is a template, else alpaca."""
+    replace: dict[Name, str] | None = None
+    """Exact replacements in completions."""
+    chat_template: Name = "tokenizer"
+    """tokenizer, chatml, or a file with a Jinja template."""
+    train_on: Literal["assistant", "last", "all"] = "assistant"
+    """Turns of a chat that are learnt: the assistant's, the last of these, or every token."""
+    max_length: Annotated[Integer, Field(ge=2)] | None = None
+    """Tokens of a sequence; null: what model and tokenizer allow, 2048 at most."""
+    truncate: Literal["drop", "left", "right"] | None = None
+    """Longer examples: drop whole trailing turns, then the example; or cut tokens on a side. null:
+    drop for chats and completions, right for labelled texts; documents are cut into pieces."""
+    packing: bool = False
+    """Several sequences in a row of max_length, none of which sees another."""
+    group_by_length: bool = False
+    """Batches of similar lengths, where rows are not packed."""
 
     @model_validator(mode="after")
     def _something_is_left_to_train(self) -> DataSection:

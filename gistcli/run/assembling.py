@@ -42,11 +42,17 @@ class Assembly:
 
 
 def open_model(
-    model: ModelSection, *, name: str | None = None, dtype: str | None = None, meta: bool = False
+    model: ModelSection,
+    *,
+    name: str | None = None,
+    dtype: str | None = None,
+    meta: bool = False,
+    task: str | None = None,
 ) -> Backbone:
     """The backbone of a recipe; from another place, or in another dtype, where those are given."""
     return open_backbone(
         name or model.name,
+        task=task,
         img_size=model.img_size,
         dtype=dtype or model.dtype,
         drop_path=model.drop_path,

@@ -8,11 +8,13 @@ from typing import Any
 
 from gistcli.data import Catalog, open_catalog
 from gistcli.data.split import ImageSplit, load_split
-from gistcli.errors import NotFound, Refused, UnknownName, did_you_mean
+from gistcli.errors import NotFound, Refused
 from gistcli.evaluate.classify import predict, scalars, score
 from gistcli.recipe import DataSection
 from gistcli.reporting import SILENT, Reporter
 from gistcli.run.loading import Loaded, open_target
+from gistcli.run.split_choice import choose_split
+from gistcli.run.text_evaluation import evaluate_text
 
 
 def evaluate(
@@ -41,6 +43,9 @@ def evaluate(
     """
     start = time.perf_counter()
     loaded = open_target(target, model=model, device=device)
+    if loaded.backbone.modality == "text":
+        found = evaluate_text(loaded, data, split, batch_size, reporter)
+        return {"target": str(target), **found, "seconds": round(time.perf_counter() - start, 3)}
     catalog = find_catalog(loaded, data, "eval")
     name = choose_split(catalog, split)
     images = open_split(loaded, catalog, name, reporter=reporter)
@@ -86,20 +91,6 @@ def find_catalog(loaded: Loaded, data: str | None, command: str) -> Catalog:
             f"Say where they lie now: `gist {command} {loaded.name} --data PATH`.",
         ) from error
     return catalog.with_classes(loaded.classes)
-
-
-def choose_split(catalog: Catalog, split: str | None) -> str:
-    """The asked split; test, else val, else train where none was asked for.
-
-    Raises:
-        UnknownName: there is no such split.
-    """
-    available = [s for s in ("test", "val", "train") if s in catalog.splits]
-    if split is None:
-        return available[0]
-    if split not in available:
-        raise UnknownName(f"{catalog.name} has no split {split!r}.", did_you_mean(split, available))
-    return split
 
 
 def open_split(

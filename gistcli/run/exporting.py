@@ -19,8 +19,9 @@ from gistcli.data import open_catalog
 from gistcli.errors import GistError, Refused, UnknownName, did_you_mean
 from gistcli.recipe import DataSection
 from gistcli.reporting import SILENT, Reporter
-from gistcli.run.evaluation import choose_split, find_catalog, open_split
+from gistcli.run.evaluation import find_catalog, open_split
 from gistcli.run.loading import Loaded, open_target
+from gistcli.run.split_choice import choose_split
 
 FORMATS = (*FORMS, "peft", "onnx")
 OTHER_LIBRARY = {
@@ -76,6 +77,7 @@ def merge(
     loaded = open_target(target, model=model, device="cpu", dtype="float32")
     loaded.require_run("merge")
     kind = format or loaded.backbone.library
+    preprocessing = loaded.preprocess.to_config()
     _require_library(kind, loaded)
     # what does not merge is refused before any picture is read
     plan = None if kind == "onnx" else plan_merge(loaded.tuner, dtype=dtype, scale=scale)
@@ -93,14 +95,12 @@ def merge(
             PixelsToLogits(loaded.tuner),
             reference.pixels,
             loaded.classes,
-            loaded.preprocess.to_config(),
+            preprocessing,
             output,
             **common,
         )
         return receipt.as_dict()
-    form = tuned_form(
-        loaded.backbone, loaded.classes, loaded.preprocess.to_config(), plan.merged.model_args
-    )
+    form = tuned_form(loaded.backbone, loaded.classes, preprocessing, plan.merged.model_args)
     if kind == "peft":
         name = loaded.backbone.name
         receipt = export_peft(plan, name, form, output, reference=reference, **common)

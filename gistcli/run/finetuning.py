@@ -15,7 +15,7 @@ from gistcli.artifacts.tuner_file import BackboneInfo, TunerInfo
 from gistcli.errors import Diverged, Interrupted
 from gistcli.recipe import Recipe
 from gistcli.reporting import SILENT, Reporter
-from gistcli.run.image_classification import ImageClassification
+from gistcli.run.kinds import kind_of
 from gistcli.run.methods import method_info
 from gistcli.run.placing import Place, settle
 from gistcli.run.preparing import Job, prepare
@@ -60,7 +60,7 @@ def finetune(
         reporter.say(f"{place.run.path} holds this run, complete.")
         method, run = recipe.build_method(), str(place.run.path)
         refusal = place.done.get("merge", method.capabilities().merge)
-        further = ImageClassification.commands(run, method)
+        further = kind_of(recipe).commands(run, method)
         return {**place.done, "run": run, **_pointers(place, further, refusal)}
     job = prepare(recipe, place, reporter, shelf)
     try:
@@ -111,7 +111,7 @@ def _train(job: Job, reporter: Reporter) -> FitResult:
 
 
 def _fit(job: Job, accelerator: Accelerator, recorder: Recorder, reporter: Reporter) -> FitResult:
-    objective = job.workload.objective(job.assembly.tuner)
+    objective = job.workload.objective(job.assembly.tuner, job.setting)
     if job.recipe.train.compile:
         job.assembly.backbone.compile()
 

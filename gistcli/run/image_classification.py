@@ -83,7 +83,7 @@ class ImageClassification(Workload):
             reporter=reporter,
         )
 
-    def objective(self, tuner: Tuner) -> Objective:
+    def objective(self, tuner: Tuner, setting: Setting) -> Objective:
         """Cross-entropy."""
         kind = registry.resolve("objectives", self.task)
         made: Objective = kind(tuner, label_smoothing=self.recipe.optim.label_smoothing)
@@ -161,7 +161,8 @@ def say_catalog(catalog: Catalog, reporter: Reporter) -> None:
     if len(rows) > len(shown):
         shown = [*shown, [f"and {len(rows) - len(shown)} more", *[""] * (len(columns) - 1)]]
     totals = [len(records) for records in catalog.splits.values()]
-    reporter.table(f"{catalog.name}: {len(rows)} classes", columns, [*shown, ["all", *totals]])
+    title = f"{catalog.name}: {len(rows)} classes" if rows else catalog.name
+    reporter.table(title, columns if rows else ["", *columns[1:]], [*shown, ["all", *totals]])
     for note in catalog.notes:
         reporter.say(note)
     for warning in catalog.warnings:

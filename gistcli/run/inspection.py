@@ -60,6 +60,7 @@ def _model(name: str) -> dict[str, Any]:
         "kind": "model",
         "name": name,
         "architecture": backbone.architecture,
+        "modality": backbone.modality,
         "parameters": backbone.count(),
         "layers": backbone.depth,
         "preprocessing": (backbone.data_config() if isinstance(backbone, ImageBackbone) else None),

@@ -31,18 +31,33 @@ class Loaded:
 
     Attributes:
         tuner: drives the network; for a merged folder one whose head is the folder's own.
+        pictures: how they become pixels; None where the network reads text.
         recipe, run, info: of a run; None for a merged folder.
         name: what the user pointed at.
     """
 
     tuner: Tuner
     classes: list[str]
-    preprocess: Preprocess
+    pictures: Preprocess | None
     device: torch.device
     name: str
     recipe: Recipe | None = None
     run: RunDirectory | None = None
     info: TunerInfo | None = None
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How pictures become pixels.
+
+        Raises:
+            NotSupported: the network reads text.
+        """
+        if self.pictures is None:
+            raise NotSupported(
+                f"{self.name} reads text, which works with `gist finetune` and `gist eval` so far.",
+                "Load its tuner.safetensors with gistcli, or use a run on pictures.",
+            )
+        return self.pictures
 
     @property
     def backbone(self) -> Backbone:
@@ -131,7 +146,9 @@ def _open_run(target: Path, device: torch.device, model: str | None, dtype: str 
     backbone.reset_head(len(info.classes), recipe.seed)
     tuner = method.attach(backbone)
     tuner.load_state(state)
-    preprocess = Preprocess.from_config(info.preprocessing, str(target / "tuner.json"))
+    preprocess = None
+    if backbone.modality == "vision":
+        preprocess = Preprocess.from_config(info.preprocessing, str(target / "tuner.json"))
     return Loaded(tuner, info.classes, preprocess, device, str(target), recipe, run, info)
 
 
@@ -145,7 +162,7 @@ def open_base(
         BaseMismatch: other weights lie there.
     """
     try:
-        backbone = open_model(recipe.model, name=model, dtype=dtype)
+        backbone = open_model(recipe.model, name=model, dtype=dtype, task=info.task)
     except NotFound as error:
         if model is not None:
             raise

@@ -14,7 +14,8 @@ from gistcli.recipe import Recipe
 from gistcli.reporting import SILENT, Reporter
 from gistcli.run.assembling import assemble, say_parameters, site_rows
 from gistcli.run.image_classification import say_catalog
-from gistcli.run.settings import resolved, say_defaults, training_plan
+from gistcli.run.settings import modality_of, resolved, say_defaults, training_plan
+from gistcli.run.text_planning import dry_run_text
 
 
 def dry_run(recipe: Recipe, *, reporter: Reporter = SILENT) -> dict[str, Any]:
@@ -28,6 +29,8 @@ def dry_run(recipe: Recipe, *, reporter: Reporter = SILENT) -> dict[str, Any]:
         GistError: recipe, model, method or data are wrong.
     """
     recipe = resolved(recipe)
+    if modality_of(recipe) == "text":
+        return dry_run_text(recipe, reporter)
     catalog = _catalog(recipe, reporter)
     counts = catalog.counts() if catalog else expected_counts(recipe.data)
     classes = len(catalog.classes) if catalog else recipe.data.classes

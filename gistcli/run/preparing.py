@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from gistcli.recipe import Recipe
 from gistcli.reporting import Reporter
 from gistcli.run.assembling import Assembly, assemble, say_parameters
-from gistcli.run.image_classification import ImageClassification
+from gistcli.run.kinds import open_workload
 from gistcli.run.placing import Place
 from gistcli.run.settings import say_defaults, training_plan
 from gistcli.run.shelf import Shelf
@@ -53,15 +53,15 @@ def prepare(recipe: Recipe, place: Place, reporter: Reporter, shelf: Shelf | Non
     precision = choose_precision(recipe.train.precision, device, reporter)
     pinned = place.run.splits_path
     use_pinned = place.resume and pinned.is_file()
-    workload = ImageClassification(recipe, shelf, pinned if use_pinned else None)
+    workload = open_workload(recipe, shelf, pinned if use_pinned else None)
     workload.say(reporter)
-    backbone = shelf.backbone(recipe.model)
+    backbone = shelf.backbone(recipe.model, workload.task)
     assembly = assemble(recipe, workload.classes, fresh=not _goes_on(place), backbone=backbone)
     with ExitStack() as undo:
         undo.callback(assembly.tuner.detach)  # the backbone may be another run's, too
         say_parameters(assembly, reporter)
         say_defaults(recipe, reporter)
-        plan = training_plan(recipe)
+        plan = training_plan(recipe, workload.metric)
         plan.require_evaluation("val" in workload.names)
         at_once = recipe.eval.batch_size or plan.micro_batch_size or plan.batch_size
         job = Job(recipe, place, workload, assembly, Setting(plan, device, precision, at_once))

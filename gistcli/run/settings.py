@@ -2,18 +2,66 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from gistcli.backbones.base import Modality
+from gistcli.errors import GistError, NotSupported
+from gistcli.methods.base import Recommended
 from gistcli.recipe import OptimSection, Recipe
 from gistcli.reporting import Reporter
 from gistcli.train.plan import OptimPlan, Plan
 
+OF_TEXT = (
+    "data.format", "data.prompt", "data.replace", "data.chat_template", "data.train_on",
+    "data.max_length", "data.truncate", "data.packing", "data.group_by_length",
+)  # fmt: skip
+"""Keys that only models of text have a use for."""
+OF_PICTURES = (
+    "data.source", "data.subset", "data.augment", "data.preprocess", "model.img_size",
+    "model.drop_path",
+)  # fmt: skip
+"""Keys, and sections, that only models of pictures have."""
 RECOMMENDED = ("lr", "head_lr", "weight_decay", "clip_norm")
-MODALITY = "vision"
 
 
-def training_plan(recipe: Recipe) -> Plan:
-    """The train, eval and optim sections of a resolved recipe as plain numbers."""
+def modality_of(recipe: Recipe) -> Modality:
+    """What the model reads; vision where that cannot be told, which opening the model will say."""
+    name = recipe.model.name
+    if "/" not in name and not Path(name).is_dir():
+        return "vision"  # names without a folder are timm's, or embedded
+    from gistcli.backbones import loading
+
+    try:
+        return loading.modality_of(name)
+    except GistError:
+        return "vision"
+
+
+def _recommended(recipe: Recipe) -> Recommended:
+    """The method's own settings.
+
+    Raises:
+        NotSupported: it has none for what the model reads.
+    """
+    method, modality = recipe.build_method(), modality_of(recipe)
+    if modality not in method.recommended:
+        raise NotSupported(
+            f"{method.name} works on {', '.join(method.recommended)}, and {recipe.model.name} "
+            f"reads {modality}.",
+            "`gist list methods` shows the methods.",
+        )
+    found: Recommended = method.recommended[modality]
+    return found
+
+
+def training_plan(recipe: Recipe, metric: str = "accuracy") -> Plan:
+    """The train, eval and optim sections of a resolved recipe as plain numbers.
+
+    Args:
+        recipe: resolved.
+        metric: what decides where the recipe names none.
+    """
     train, evaluation = recipe.train, recipe.eval
     return Plan(
         seed=recipe.seed,
@@ -23,7 +71,7 @@ def training_plan(recipe: Recipe) -> Plan:
         micro_batch_size=train.micro_batch_size,
         eval_every=evaluation.every,
         select=evaluation.select,
-        metric=evaluation.metric or "accuracy",
+        metric=evaluation.metric or metric,
         patience=train.patience,
         save_steps=train.save_steps,
         keep=train.keep,
@@ -34,8 +82,12 @@ def training_plan(recipe: Recipe) -> Plan:
 
 
 def resolved(recipe: Recipe) -> Recipe:
-    """The recipe with the method's own rates where it has none, as it is kept with the run."""
-    recommended = recipe.build_method().recommended[MODALITY]
+    """The recipe with the method's own rates where it has none, as it is kept with the run.
+
+    Raises:
+        NotSupported: a method that does not work on what the model reads.
+    """
+    recommended = _recommended(recipe)
     optim = recipe.optim
     rates = {k: getattr(recommended, k) for k in RECOMMENDED if getattr(optim, k) is None}
     if rates.get("clip_norm", 0.0) is None:
@@ -53,7 +105,10 @@ def optim_plan(optim: OptimSection) -> OptimPlan:
 def say_defaults(recipe: Recipe, reporter: Reporter) -> None:
     """One line a section: every key that nobody gave, with its value and where that comes from."""
     sections: dict[str, list[str]] = {}
+    useless = OF_PICTURES if modality_of(recipe) == "text" else OF_TEXT
     for key, (value, origin) in recipe.defaulted().items():
+        if key.startswith(useless):
+            continue
         section, _, name = key.rpartition(".")
         if section == "optim" and name in RECOMMENDED:
             origin = f"{recipe.method['name']} default"

@@ -33,16 +33,17 @@ class Shelf:
         self._catalogs: OrderedDict[Hashable, Catalog] = OrderedDict()
         self._splits: OrderedDict[Hashable, ImageSplit] = OrderedDict()
 
-    def backbone(self, model: ModelSection) -> Backbone:
-        """The backbone of a recipe's section, without a tuner; its head is whatever it was.
+    def backbone(self, model: ModelSection, task: str) -> Backbone:
+        """The backbone of a recipe's section for a task, without a tuner; its head is whatever it
+        was.
 
         Raises:
             GistError: whatever keeps the model from being built.
         """
-        key = model.model_dump_json()
+        key = model.model_dump_json(), task
         if key in self._backbones and self._backbones[key].compiled:
             del self._backbones[key]  # hooks that come after the compiler are ignored
-        return _recall(self._backbones, key, lambda: open_model(model), 1)
+        return _recall(self._backbones, key, lambda: open_model(model, task=task), 1)
 
     def catalog(self, data: DataSection, pinned: Path | None) -> Catalog:
         """What is where, from the working directory; read anew where splits are pinned.

@@ -9,14 +9,16 @@ from typing import Any
 
 from gistcli.artifacts.rundir import RunDirectory
 from gistcli.data import open_catalog, read_image
-from gistcli.errors import Interrupted, NotMergeable
+from gistcli.errors import Interrupted, NotMergeable, NotSupported
 from gistcli.recipe import Recipe
 from gistcli.reporting import SILENT, Reporter
-from gistcli.run.evaluation import choose_split, evaluate
+from gistcli.run.evaluation import evaluate
 from gistcli.run.exporting import merge
 from gistcli.run.finetuning import finetune
 from gistcli.run.picturing import visualize
 from gistcli.run.prediction import predict
+from gistcli.run.settings import modality_of
+from gistcli.run.split_choice import choose_split
 
 
 def smoke(recipe: Recipe, *, reporter: Reporter = SILENT) -> dict[str, Any]:
@@ -25,6 +27,11 @@ def smoke(recipe: Recipe, *, reporter: Reporter = SILENT) -> dict[str, Any]:
     Raises:
         GistError: whatever would stop the real run.
     """
+    if modality_of(recipe) == "text":
+        raise NotSupported(
+            f"{recipe.model.name} reads text, which --smoke cannot do yet.",
+            "Try `--dry-run`, or `--max-steps 2`.",
+        )
     start = time.perf_counter()
     device = recipe.train.device
     with tempfile.TemporaryDirectory(prefix="gist-smoke-") as name:

@@ -11,6 +11,7 @@ import torch
 
 from gistcli.artifacts.rundir import RunDirectory
 from gistcli.data import ImageSplit
+from gistcli.data.text import TextSplit
 from gistcli.evaluate.features import FeatureSplit
 from gistcli.methods.base import Method, Tuner
 from gistcli.objectives import Objective
@@ -19,7 +20,7 @@ from gistcli.reporting import Reporter
 from gistcli.run.shelf import Shelf
 from gistcli.train.plan import Plan
 
-Split = ImageSplit | FeatureSplit
+Split = ImageSplit | FeatureSplit | TextSplit
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Workload(abc.ABC):
 
     task: ClassVar[str]
     """As it stands in tuner.json, and the name of the objective."""
+    metric: ClassVar[str] = "accuracy"
+    """What decides the best evaluation where the recipe names nothing."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -98,7 +101,7 @@ class Workload(abc.ABC):
     # --- training and measuring -------------------------------------------------------------
 
     @abc.abstractmethod
-    def objective(self, tuner: Tuner) -> Objective:
+    def objective(self, tuner: Tuner, setting: Setting) -> Objective:
         """What is minimised."""
 
     @abc.abstractmethod

@@ -7,7 +7,7 @@ from typing import Literal
 
 from gistcli.errors import Refused
 
-LOWER_IS_BETTER = frozenset({"loss", "nll"})
+LOWER_IS_BETTER = frozenset({"loss", "nll", "perplexity"})
 
 
 @dataclass(frozen=True)

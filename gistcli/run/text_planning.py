@@ -1,0 +1,84 @@
+"""`gist finetune --dry-run` on text: counts, steps, and two examples as the model sees them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from gistcli.data.text import passages
+from gistcli.errors import NotFound
+from gistcli.recipe import Recipe
+from gistcli.reporting import Reporter
+from gistcli.run.assembling import Assembly, assemble, open_model, say_parameters, site_rows
+from gistcli.run.settings import say_defaults, training_plan
+from gistcli.run.texts import TextTask, open_text
+
+SHOWN = 2
+MARKS = ("\u27e6", "\u27e7")
+"""White square brackets, around what is learnt."""
+
+
+def dry_run_text(recipe: Recipe, reporter: Reporter) -> dict[str, Any]:
+    """Parameters, sites and steps, with the model on the meta device.
+
+    Tokenizer or data that are not there are named; a classifier's head is then counted by
+    `data.classes`.
+
+    Args:
+        recipe: resolved.
+        reporter: gets all talk.
+
+    Raises:
+        GistError: recipe, model, method or data are wrong.
+    """
+    workload = _open(recipe, reporter)
+    asked = None if recipe.task.type == "auto" else recipe.task.type
+    backbone = open_model(recipe.model, meta=True, task=workload.task if workload else asked)
+    classes = len(workload.classes) if workload else recipe.data.classes
+    assembly = assemble(recipe, classes or 1, meta=True, backbone=backbone)
+    if workload is not None:
+        workload.say(reporter)
+    say_parameters(assembly, reporter, head=bool(classes) or not backbone.head_names())
+    say_defaults(recipe, reporter)
+    plan = training_plan(recipe)
+    steps = plan.max_steps
+    if workload is not None:
+        per_epoch = _encode(workload, assembly, plan.batch_size, reporter)
+        steps = plan.total_steps(per_epoch)
+        reporter.say(f"{steps} steps ({per_epoch} an epoch) of {plan.batch_size} examples")
+    return {
+        "parameters": assembly.parameters(),
+        "steps": steps,
+        "merge": assembly.tuner.merge_refusal(),
+        "sites": site_rows(assembly.tuner.sites),
+        "classes": workload.classes if workload else None,
+        "examples": workload.catalog.counts() if workload else None,
+    }
+
+
+def _open(recipe: Recipe, reporter: Reporter) -> TextTask | None:
+    try:
+        return open_text(recipe, None)
+    except NotFound as error:  # data that are there and bad, or asked for wrongly, are an error
+        reporter.warn(f"not looked at: data ({error.message})")
+        return None
+
+
+def _encode(workload: TextTask, assembly: Assembly, batch_size: int, reporter: Reporter) -> int:
+    """Shows the first examples; batches an epoch."""
+    workload.encode(assembly.backbone, ["train"], torch.device("cpu"), reporter)
+    split = workload.splits["train"]
+    filled = split.efficiency(batch_size)
+    reporter.say(f"{filled:.0%} of the places in a batch hold a token, the rest is padding")
+    learns = workload.task == "causal_lm"
+    for sequence in split.sequences[:SHOWN]:
+        parts = passages(sequence, workload.tokenizer)
+        text = "".join(f"{MARKS[0]}{t}{MARKS[1]}" if learnt else t for t, learnt in parts)
+        what = (
+            f"{sequence.supervised} of {len(sequence)} tokens learnt"
+            if learns
+            else (f"{len(sequence)} tokens, {sequence.target}")
+        )
+        reporter.say(f"{sequence.name} ({what}):\n{text}")
+    return split.batches_per_epoch(batch_size)

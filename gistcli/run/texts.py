@@ -1,0 +1,297 @@
+"""Text: classified, or written on by a language model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import psutil
+import torch
+
+from gistcli import registry
+from gistcli.artifacts.predictions import write_predictions
+from gistcli.artifacts.rundir import RunDirectory
+from gistcli.backbones import Backbone
+from gistcli.backbones.locating import locate
+from gistcli.data import Catalog
+from gistcli.data.text import (
+    ChatTemplate,
+    Encoder,
+    Labelled,
+    TextOptions,
+    TextSplit,
+    Tokenizer,
+    examples_of,
+    load_texts,
+    open_template,
+    open_texts,
+    open_tokenizer,
+)
+from gistcli.errors import Refused
+from gistcli.evaluate.classify import predict, scalars, score
+from gistcli.evaluate.language.perplexity import perplexity
+from gistcli.evaluate.plots import write_classification_plots
+from gistcli.methods.base import Method, Tuner
+from gistcli.objectives import Objective
+from gistcli.objectives.chunked import choose_chunk
+from gistcli.recipe import DataSection, Recipe
+from gistcli.reporting import Reporter
+from gistcli.run.image_classification import say_catalog
+from gistcli.run.shelf import Shelf
+from gistcli.run.workload import Measured, Setting, Workload
+
+
+class TextTask(Workload):
+    """Text in the tokens of the model's own tokenizer.
+
+    Attributes:
+        catalog: what is where.
+        tokenizer: of the model.
+        template: of its chats, where there is one.
+    """
+
+    splits: Mapping[str, TextSplit]
+
+    def __init__(
+        self, recipe: Recipe, catalog: Catalog, tokenizer: Tokenizer, template: ChatTemplate | None
+    ) -> None:
+        super().__init__(recipe)
+        self.catalog, self.tokenizer, self.template = catalog, tokenizer, template
+
+    @property
+    def classes(self) -> list[str]:
+        """Names in the order of the logits; none of a language model."""
+        return self.catalog.classes
+
+    @property
+    def names(self) -> list[str]:
+        """Of all splits that there are."""
+        return list(self.catalog.splits)
+
+    def say(self, reporter: Reporter) -> None:
+        """The task, the examples by split, and what is odd about them."""
+        reporter.say(f"task: {self.task}")
+        say_catalog(self.catalog, reporter)
+
+    def load(self, tuner: Tuner, setting: Setting, shelf: Shelf, reporter: Reporter) -> None:
+        """Encode all examples."""
+        chosen = [s for s in self.catalog.splits if s != "test" or self.recipe.eval.test]
+        self.encode(tuner.backbone, chosen, setting.device, reporter)
+
+    def encode(
+        self, backbone: Backbone, splits: Sequence[str], device: torch.device, reporter: Reporter
+    ) -> None:
+        """Encode the examples of some splits.
+
+        Raises:
+            DataError: nothing to learn in an example, or labels that are none of the classes.
+            RecipeError: chats without a template; a max_length that the model does not have.
+        """
+        options = text_options(self.recipe.data)
+        most = self.tokenizer.max_length(options.max_length, _positions(backbone))
+        encoder = Encoder(self.tokenizer, options, most, self.template)
+        self.splits = {
+            split: load_texts(
+                f"{self.catalog.name} {split}",
+                examples_of(self.catalog, split),
+                encoder,
+                train=split == "train",
+                classes=self.classes or None,
+                device=device,
+                reporter=reporter,
+            )
+            for split in splits
+        }
+
+    def compute_once(self, tuner: Tuner, setting: Setting, reporter: Reporter) -> None:
+        """Nothing: every batch goes through the network."""
+
+    def begin(self, run: RunDirectory) -> None:
+        """Write down which example is in which split."""
+        self.catalog.write_splits(run.splits_path)
+
+    def describe(self) -> dict[str, Any]:
+        """Classes."""
+        return {"classes": self.classes, "preprocessing": {}}
+
+    def _hashes(self) -> dict[str, Any]:
+        catalog = self.catalog
+        return {
+            "data_fingerprint": catalog.fingerprint(),
+            "data_fingerprints": {s: catalog.fingerprint(s) for s in catalog.splits},
+        }
+
+    @staticmethod
+    def commands(run: str, method: Method) -> list[list[str]]:
+        """None yet."""
+        return []
+
+
+class TextClassification(TextTask):
+    """Texts, or pairs of them, with one class each."""
+
+    task: ClassVar[str] = "classification"
+
+    def objective(self, tuner: Tuner, setting: Setting) -> Objective:
+        """Cross-entropy."""
+        kind = registry.resolve("objectives", self.task)
+        made: Objective = kind(tuner, label_smoothing=self.recipe.optim.label_smoothing)
+        return made
+
+    def measure(self, tuner: Tuner, split: str, setting: Setting, reporter: Reporter) -> Measured:
+        """Accuracy and what goes with it; the outputs are `Predictions`."""
+        outputs = predict(
+            tuner,
+            self.splits[split],
+            setting.eval_batch_size,
+            precision=setting.precision,
+            reporter=reporter,
+            phase=split,
+        )
+        return Measured(score(outputs, self.classes), outputs)
+
+    def scalars(self, measured: Measured) -> dict[str, float]:
+        """Those figures that are one number each."""
+        return scalars(measured.figures)
+
+    def keep(self, run: RunDirectory, split: str, measured: Measured) -> None:
+        """Every prediction, and the confusion matrix."""
+        outputs = measured.outputs
+        path = run.predictions_path(split)
+        write_predictions(path, outputs.names, outputs.labels, outputs.probabilities, self.classes)
+        write_classification_plots(run.plots, split, measured.figures, self.classes)
+
+    def result(self, measured: Mapping[str, Measured]) -> dict[str, Any]:
+        """Intervals, figures by class, and hashes of the examples."""
+        return {
+            "intervals": {f"{s}/accuracy": m.figures["interval"] for s, m in measured.items()},
+            "per_class": {s: m.figures["per_class"] for s, m in measured.items()},
+            **self._hashes(),
+        }
+
+
+class CausalText(TextTask):
+    """Chats, completions and documents, of which a language model learns the next token."""
+
+    task: ClassVar[str] = "causal_lm"
+    metric: ClassVar[str] = "loss"
+
+    def objective(self, tuner: Tuner, setting: Setting) -> Objective:
+        """Cross-entropy of the next token, in pieces where all logits would not fit."""
+        rows = setting.plan.micro_batch_size or setting.plan.batch_size
+        longest = int(self.splits["train"].unit_lengths.max())
+        vocabulary = len(tuner.backbone.model.get_output_embeddings().weight)  # type: ignore[operator]
+        chunk = choose_chunk(rows * longest, vocabulary, _free_bytes(setting.device))
+        kind = registry.resolve("objectives", self.task)
+        smoothing = self.recipe.optim.label_smoothing
+        made: Objective = kind(tuner, label_smoothing=smoothing, chunk_tokens=chunk)
+        return made
+
+    def measure(self, tuner: Tuner, split: str, setting: Setting, reporter: Reporter) -> Measured:
+        """Loss a token, and perplexity."""
+        figures = perplexity(
+            tuner,
+            self.splits[split],
+            setting.eval_batch_size,
+            precision=setting.precision,
+            reporter=reporter,
+            phase=split,
+        )
+        return Measured(figures, None)
+
+    def scalars(self, measured: Measured) -> dict[str, float]:
+        """Loss and perplexity."""
+        return scalars(measured.figures)
+
+    def keep(self, run: RunDirectory, split: str, measured: Measured) -> None:
+        """Nothing but the figures."""
+
+    def result(self, measured: Mapping[str, Measured]) -> dict[str, Any]:
+        """Tokens that the figures rest on, and hashes of the examples."""
+        return {
+            "intervals": {},
+            "tokens": {s: m.figures["tokens"] for s, m in measured.items()},
+            **self._hashes(),
+        }
+
+
+def text_options(data: DataSection) -> TextOptions:
+    """The keys of a recipe that only text has."""
+    return TextOptions(
+        format=data.format,
+        columns={str(role): name for role, name in (data.columns or {}).items()},
+        prompt=data.prompt,
+        replace=data.replace or {},
+        chat_template=data.chat_template,
+        train_on=data.train_on,
+        max_length=data.max_length,
+        truncate=data.truncate,
+        packing=data.packing,
+        group_by_length=data.group_by_length,
+    )
+
+
+def open_text(
+    recipe: Recipe, pinned: Path | None, *, model: str | None = None, whole: bool = False
+) -> TextTask:
+    """The data of a recipe whose model reads text, and the task that they are for.
+
+    Args:
+        recipe: resolved.
+        pinned: a `splits.csv` whose splits must be reproduced.
+        model: where the model now lies, if it moved.
+        whole: divide nothing, for evaluation on other data.
+
+    Raises:
+        NotFound: no tokenizer beside the model, or no data.
+        Refused: an encoder for anything but classification.
+        GistError: data that cannot be used.
+    """
+    source = locate(model or recipe.model.name, need_weights=False)
+    assert source.folder is not None
+    tokenizer, options = open_tokenizer(source.folder), text_options(recipe.data)
+    template = open_template(tokenizer, options.chat_template)
+    asked = None if recipe.task.type == "auto" else recipe.task.type
+    catalog = open_texts(
+        recipe.data,
+        options,
+        base=Path.cwd(),
+        task=asked,
+        templated=template is not None,
+        pinned=pinned,
+        whole=whole,
+    )
+    kind = _kind(examples_of(catalog, next(iter(catalog.splits))))
+    if kind is CausalText and source.architecture.endswith("ForSequenceClassification"):
+        raise Refused(
+            f"{recipe.model.name} is an encoder, which classifies texts, and {catalog.name} has "
+            "no labels.",
+            "Name the column with data.columns.label=NAME, or choose a decoder.",
+        )
+    return kind(recipe, catalog, tokenizer, template)
+
+
+def _kind(examples: Sequence[Any]) -> type[TextTask]:
+    return TextClassification if isinstance(examples[0], Labelled) else CausalText
+
+
+def _positions(backbone: Backbone) -> int | None:
+    """Tokens that a sequence can have; None where the configuration names no limit.
+
+    RoBERTa and its like count positions from behind the id of the padding.
+    """
+    config: Any = backbone.model.config
+    found = getattr(config, "max_position_embeddings", None)
+    if not found:
+        return None
+    table: Any = getattr(
+        getattr(backbone.model.base_model, "embeddings", None), "padding_idx", None
+    )
+    return int(found) if table is None else int(found) - int(table) - 1
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)

@@ -1,0 +1,175 @@
+"""Runs on text: trained, stopped and gone on, measured again; and what is refused for now."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from gistcli import run
+from gistcli.errors import GistError, Interrupted, NotSupported, RecipeError, Refused
+from gistcli.recipe import Recipe
+from gistcli.run.finetuning import prepare
+from gistcli.run.placing import settle
+from gistcli.run.settings import resolved
+from tests.listening import Listener
+from tests.run.calling import call
+from tests.run.text_models import completions, labelled, save_model
+
+pytestmark = pytest.mark.usefixtures("without_plots")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A decoder, an encoder, and data for each."""
+    folder = tmp_path_factory.mktemp("text")
+    save_model(folder / "llama", "Llama", "causal_lm")
+    save_model(folder / "bert", "Bert", "classification")
+    completions(folder / "echo.jsonl")
+    labelled(folder / "parity.jsonl")
+    return folder
+
+
+def recipe(place: Path, model: str, file: str, /, **sections: dict[str, Any]) -> Recipe:
+    tree: dict[str, Any] = {
+        "model": {"name": str(place / model)},
+        "data": {"path": str(place / file)},
+        "method": {"name": "lora", "rank": 2},
+        "train": {"max_steps": 4, "batch_size": 8, "save_steps": 2},
+        "eval": {"every": "none"},
+    }
+    for name, values in sections.items():
+        tree[name] = {**tree.get(name, {}), **values}
+    return Recipe.model_validate(tree)
+
+
+def test_a_language_model_learns_and_eval_repeats_its_figures(place: Path, tmp_path: Path) -> None:
+    results = []
+    for steps, rate, name in ((40, 3e-3, "run"), (1, 1e-9, "base")):
+        tree = recipe(
+            place, "llama", "echo.jsonl", train={"max_steps": steps}, optim={"lr": rate}
+        ).as_dict()  # fmt: skip
+        asked = Recipe.model_validate({**tree, "method": {"name": "full"}})
+        results.append(run.finetune(asked, output=tmp_path / name))
+    result, untrained = results
+    assert result["metrics"]["test/loss"] < untrained["metrics"]["test/loss"] - 0.3
+    figures = result["metrics"]
+    assert figures["test/perplexity"] == pytest.approx(math.exp(figures["test/loss"]))
+    assert result["tokens"]["test"] == 3 * result["examples"]["test"]  # two words and the end
+    assert result["parameters"]["head"] == 0
+    again = run.evaluate(tmp_path / "run", device="cpu", batch_size=3)
+    assert again["metrics"] == pytest.approx(
+        {k: v for k, v in figures.items() if k.startswith("test/")}, rel=1e-5
+    )
+    other = run.evaluate(tmp_path / "run", data=str(place / "echo.jsonl"), device="cpu")
+    assert other["examples"] == 60
+
+
+def test_an_encoder_learns_classes_and_a_decoder_does_too(place: Path, tmp_path: Path) -> None:
+    for model in ("bert", "llama"):
+        tree = recipe(
+            place, model, "parity.jsonl", train={"max_steps": 60},
+            optim={"lr": 3e-3, "head_lr": 1e-2},
+        ).as_dict()  # fmt: skip
+        asked = Recipe.model_validate({**tree, "method": {"name": "full"}})
+        result = run.finetune(asked, output=tmp_path / model)
+        assert result["metrics"]["test/accuracy"] > 0.7
+        assert result["parameters"]["head"] > 0
+        measured = run.evaluate(tmp_path / model, device="cpu", split="val")
+        assert measured["metrics"]["val/accuracy"] == result["metrics"]["val/accuracy"]
+        assert {row["class"] for row in measured["per_class"]} == {"even", "odd"}
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_an_interrupted_run_ends_like_one_without_interruption(
+    place: Path, tmp_path: Path, packing: bool
+) -> None:
+    data = {"packing": packing, "max_length": 32}
+    asked = recipe(place, "llama", "echo.jsonl", data=data)
+    run.finetune(asked, output=tmp_path / "straight")
+    stopped = recipe(place, "llama", "echo.jsonl", data=data, train={"max_time": 1e-6})
+    with pytest.raises(Interrupted):
+        run.finetune(stopped, output=tmp_path / "broken")
+    run.finetune(asked, output=tmp_path / "broken")
+    ours, theirs = (load_file(tmp_path / n / "tuner.safetensors") for n in ("straight", "broken"))
+    assert all((ours[name] == theirs[name]).all() for name in {*ours, *theirs})
+
+
+def test_a_dry_run_shows_examples_with_their_mask_and_needs_no_weights(
+    place: Path, tmp_path: Path
+) -> None:
+    light = tmp_path / "light"
+    light.mkdir()
+    for file in (place / "llama").iterdir():
+        if file.suffix != ".safetensors":
+            (light / file.name).write_bytes(file.read_bytes())
+    listener = Listener()
+    asked = recipe(place, str(light), "echo.jsonl", train={"max_steps": None, "epochs": 2})
+    found = run.dry_run(asked, reporter=listener)
+    assert found["steps"] == 2 * 6  # 48 of 60 examples, 8 at a time
+    text = "\n".join(listener.lines)
+    assert "tokens learnt" in text
+    assert "\u27e6" in text
+    (light / "tokenizer.json").unlink()
+    bare = run.dry_run(asked, reporter=Listener())
+    assert bare["parameters"]["method"] == found["parameters"]["method"]
+    assert (bare["steps"], bare["classes"]) == (None, None)
+
+
+def test_the_checkpoint_in_its_own_precision_is_trained_in_float32(
+    place: Path, tmp_path: Path
+) -> None:
+    asked = resolved(recipe(place, "llama", "echo.jsonl", model={"dtype": "bfloat16"}))
+    job = prepare(asked, settle(asked, tmp_path / "run", "auto", False), Listener())
+    trained = {t.parameter.dtype for t in job.assembly.tuner.trainable().values()}
+    frozen = {p.dtype for p in job.assembly.backbone.model.parameters()}
+    assert ({str(d) for d in trained}, {str(d) for d in frozen}) == (
+        {"torch.float32"},
+        {"torch.bfloat16"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "sections", "kind", "words"),
+    [
+        ("bert", "echo.jsonl", {}, Refused, "is an encoder, which classifies"),
+        ("llama", "echo.jsonl", {"data": {"augment": "flip-crop"}}, RecipeError, "data.augment"),
+        ("llama", "echo.jsonl", {"method": {"name": "vpt", "rank": None}}, GistError, "vpt"),
+        ("llama", "echo.jsonl", {"data": {"columns": {"prompt": "ask"}}}, RecipeError, "'ask'"),
+        ("llama", "echo.jsonl", {"task": {"type": "classification"}}, GistError, "echo"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_written(
+    place: Path, tmp_path: Path, model: str, data: str, sections: dict[str, Any],
+    kind: type[GistError], words: str,
+) -> None:  # fmt: skip
+    if "method" in sections:
+        sections = {**sections, "method": {"name": "vpt"}}
+        tree = recipe(place, model, data).as_dict() | sections
+        asked = Recipe.model_validate(tree)
+    else:
+        asked = recipe(place, model, data, **sections)
+    with pytest.raises(kind, match=words) as caught:
+        run.finetune(asked, output=tmp_path / "run")
+    assert caught.value.exit_code in (1, 2)
+    assert not (tmp_path / "run").exists()
+
+
+def test_keys_of_text_are_refused_for_pictures(tmp_path: Path) -> None:
+    tree = {"model": {"name": "gist_vit_nano"}, "data": {"path": "digits", "packing": True}}
+    with pytest.raises(RecipeError, match=r"data\.packing: the model reads pictures"):
+        run.finetune(Recipe.model_validate(tree), output=tmp_path / "run")
+
+
+def test_commands_that_do_not_know_text_yet_say_so(place: Path, tmp_path: Path) -> None:
+    run.finetune(recipe(place, "llama", "echo.jsonl"), output=tmp_path / "run")
+    for command in ("merge", "predict", "visualize"):
+        inputs = [] if command == "merge" else [str(place / "echo.jsonl")]
+        asked = ["-o", str(tmp_path / "out.csv" if command == "predict" else tmp_path / command)]
+        found = call(f"gist {command} {tmp_path / 'run'}", *inputs, *asked, code=2)
+        assert found["error"]["message"], command
+    with pytest.raises(NotSupported, match="--smoke"):
+        run.smoke(recipe(place, "llama", "echo.jsonl"))
