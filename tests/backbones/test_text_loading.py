@@ -20,6 +20,7 @@ from gistcli.methods.full import Full
 from gistcli.methods.gift import Gift
 from gistcli.methods.linear import Linear
 from gistcli.methods.lora import Lora
+from gistcli.run.inspection import inspect
 from gistcli.testing.acting import disturb
 from tests.backbones.text_kinds import batch, network
 
@@ -178,6 +179,17 @@ def test_a_language_model_merges_into_its_own_keys(
     with tuner.disabled():
         assert not torch.allclose(tuner(batch()).logits, tuned, atol=1e-2)
         assert (tuner.backbone.hf.lm_head.weight is head) == isinstance(method, Gift)
+
+
+def test_inspecting_shows_the_sites_with_their_roles(save: Save) -> None:
+    folder = save("GPT2")
+    (folder / "model.safetensors").unlink()
+    found = inspect(str(folder))
+    assert (found["modality"], found["layers"]) == ("text", 2)
+    first = {s["role"]: s for s in found["sites"] if s["layer"] == 0}
+    assert first["value"]["name"] == "transformer.h.0.attn.c_attn[value]"
+    assert first["value"]["rows"] == [64, 96]
+    assert (first["fc_in"]["d_in"], first["fc_in"]["d_out"]) == (32, 128)
 
 
 def test_linear_probing_wants_a_head(save: Save) -> None:

@@ -15,6 +15,7 @@ from gistcli.artifacts.form import Form
 from gistcli.artifacts.peft_export import export_peft
 from gistcli.artifacts.plan import plan_merge
 from gistcli.backbones import open_backbone
+from gistcli.backbones.supervision import supervised
 from gistcli.backbones.text import TextBackbone
 from gistcli.methods.base import Method, Tuner
 from gistcli.methods.full import Full
@@ -171,3 +172,28 @@ def test_full_fine_tuning_keeps_tied_embeddings_tied(dtype: torch.dtype) -> None
     tuner.detach()
     assert network.lm_head.weight is network.model.embed_tokens.weight is not shared
     assert network.lm_head.weight.dtype == dtype
+
+
+# --- training -----------------------------------------------------------------------------------
+
+
+def test_recomputed_activations_of_packed_rows_give_the_same_gradients() -> None:
+    ids = batch()["input_ids"][:2]
+    segments = torch.tensor([[1] * 4 + [2] * 6, [1] * 7 + [0] * 3])
+    labels = torch.where(segments > 0, ids, -100)
+    packed = {"input_ids": ids, "segments": segments, "labels": labels}
+    found = []
+    for recompute in (False, True):
+        backbone = build("Gemma2", "causal_lm").train()
+        torch.manual_seed(0)
+        tuner = Lora(rank=2).attach(backbone)
+        disturb(tuner)
+        if recompute:
+            backbone.checkpoint_gradients()
+        logits = tuner(packed).logits
+        assert len(logits) == 3 + 5 + 6
+        F.cross_entropy(logits, supervised(packed).targets).backward()
+        found.append([t.parameter.grad for t in tuner.trainable().values()])
+    for plain, again in zip(*found, strict=True):
+        assert torch.allclose(plain, again, atol=1e-6)
+        assert plain.abs().max() > 1e-3
