@@ -37,7 +37,7 @@ def packed_mask(model: Any, segments: Tensor) -> Any:
     """
     from transformers.masking_utils import create_masks_for_generate
 
-    config, weight = model.config, next(model.parameters())
+    config, dtype = model.config, next(model.parameters()).dtype
     others = {*(getattr(config, "layer_types", None) or ())} - EXACT
     by_distance = hasattr(model.base_model, "build_alibi_tensor")  # made from a mask of tokens
     if others or by_distance:
@@ -50,5 +50,5 @@ def packed_mask(model: Any, segments: Tensor) -> Any:
     def same(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return segments[batch, query] == segments[batch, key]
 
-    like = weight.new_empty(*segments.shape, 1, device=segments.device)
+    like = torch.empty(*segments.shape, 1, dtype=dtype, device=segments.device)
     return create_masks_for_generate(config, like, None, None, and_mask_function=same)

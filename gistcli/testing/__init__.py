@@ -5,7 +5,8 @@
     pytest --pyargs gistcli.testing --gist-method FILE.py:Class   a method of your own
 
 The suite is generated: a method is tested by being registered, in its default options on every kind
-of backbone (`kinds.py`), and with every other value of its flags and choices on a plain ViT. Pairs
+of backbone (`kinds.py`; networks over text are classifiers there, and language modelling is tested
+with its objective), and with every other value of its flags and choices on a plain ViT. Pairs
 that cannot work are refused by `attach`, before anything is trained; for our own methods
 `refusals.py` holds the list of them, so that it can only shrink.
 

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
+from gistcli.backbones.base import Origin
+from gistcli.backbones.causal import Causal
+from gistcli.backbones.encoder import Encoder
+from gistcli.backbones.segments import positions_within
+from gistcli.backbones.sites import Switch
 from gistcli.backbones.supervision import IGNORED, supervised
 from gistcli.backbones.text import TextBackbone
 from gistcli.errors import NotSupported, UnknownName
@@ -60,6 +66,21 @@ def test_packed_texts_get_the_outputs_that_they_get_alone(name: str) -> None:
     mixed = backbone({"input_ids": packed}).logits[0]
     assert not torch.allclose(mixed[: len(alone)], alone, atol=1e-2)
     assert torch.isfinite(together).all()
+
+
+def test_positions_start_anew_in_every_text() -> None:
+    segments = torch.tensor([[1, 1, 1, 2, 2, 0, 0], [1, 2, 3, 3, 3, 3, 3]])
+    assert positions_within(segments).tolist() == [[0, 1, 2, 0, 1, 0, 1], [0, 0, 0, 1, 2, 3, 4]]
+
+
+def test_a_network_that_no_mask_cuts_apart_takes_no_packed_rows() -> None:
+    config = transformers.BloomConfig(vocab_size=61, hidden_size=32, n_layer=2, n_head=4)
+    model = transformers.BloomForCausalLM(config).eval()
+    backbone = Causal(model, Origin("bloom", "BloomForCausalLM"))
+    with torch.no_grad():
+        assert torch.equal(backbone(batch()).logits, model(**batch()).logits)
+    with pytest.raises(NotSupported, match="packed texts would mix"):
+        backbone({**batch(), "segments": batch()["attention_mask"]})
 
 
 def roles(backbone: TextBackbone) -> dict[str, tuple[str, int, int]]:
@@ -139,8 +160,6 @@ def test_outputs_are_norms_and_maps_and_no_tables() -> None:
 @pytest.mark.parametrize("after", ["attention", "mlp"])
 def test_a_point_stands_at_the_end_of_its_branch(name: str, after: str) -> None:
     """With the branch's output replaced by minus the residual, nothing passes the block's sum."""
-    from gistcli.backbones.sites import Switch
-
     backbone, seen = build(name), []
     point = backbone.point(after, 1)
     assert point.width == 32
@@ -224,9 +243,6 @@ def test_a_head_that_is_computed_otherwise_is_refused() -> None:
             found = super().forward(**inputs)
             found.logits = found.logits.flip(-1)
             return found
-
-    from gistcli.backbones.base import Origin
-    from gistcli.backbones.encoder import Encoder
 
     model = network("Electra")
     Encoder(model, Origin("x", "x"))
