@@ -51,16 +51,11 @@ def build(source: Source, *, task: str | None, dtype: Kept, meta: bool) -> nn.Mo
         return _empty(cls, config, dtype)
     for path in source.weights:
         read_header(path)
-    other = stored != name
-    model: Any = load_pretrained(
-        cls,
-        source.folder,
-        dtype=dtype,
-        of_a_head=_Head(cls, config, needed=not name.endswith(CLASSIFIER)) if other else _none,
-        config=config,
-    )
-    network: nn.Module = model.train()
-    return network
+    needed = not name.endswith(CLASSIFIER)
+    may_differ = _none if stored == name else _Head(cls, config, needed=needed)
+    options = {"dtype": dtype, "of_a_head": may_differ, "config": config}
+    network: nn.Module = load_pretrained(cls, source.folder, **options)
+    return network.train()
 
 
 def stored_class(source: Source) -> str:

@@ -48,8 +48,7 @@ def load_pretrained(
         cls: class of transformers.
         folder: with config.json and safetensors.
         dtype: of the network; auto for that of the files.
-        of_a_head: whether a key may be missing or unexpected, because the file holds the network
-            with another head.
+        of_a_head: whether a key may be missing or unexpected: it belongs to another head.
         options: further arguments of `from_pretrained`.
 
     Raises:
@@ -67,9 +66,8 @@ def load_pretrained(
                 **options,
             )
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError, OSError) as error:
-        raise WeightsError(
-            f"{folder} cannot be loaded: {error}", "Copy or download it again."
-        ) from error
+        hint = "Copy or download it again."
+        raise WeightsError(f"{folder} cannot be loaded: {error}", hint) from error
     problems = _problems(info, of_a_head)
     if problems:
         raise WeightsError(
