@@ -30,6 +30,7 @@ class CardFacts:
         license: of the base's weights, if known.
         img_size: height and width of the images, where they differ from the base's own.
         library: that loads the base: timm or transformers.
+        kind: the hub's name for what the network does.
     """
 
     base_model: str
@@ -44,6 +45,7 @@ class CardFacts:
     license: str | None = None
     img_size: tuple[int, int] | None = None
     library: str = "timm"
+    kind: str = "image-classification"
 
 
 def model_card(facts: CardFacts, receipt: Receipt) -> str:
@@ -72,9 +74,9 @@ def _front_matter(facts: CardFacts, receipt: Receipt) -> dict[str, Any]:
         front["base_model"] = repository
     if facts.license:
         front["license"] = facts.license
-    front |= {"library_name": library, "pipeline_tag": "image-classification"}
+    front |= {"library_name": library, "pipeline_tag": facts.kind}
     name = facts.method.split()[0].lower().rstrip(":,")
-    tags = ["image-classification", library, "gist", name]
+    tags = [facts.kind, library, "gist", name]
     if library == "timm":
         tags.insert(2, "transformers")
     return {**front, "tags": tags}
@@ -97,6 +99,8 @@ def _title(facts: CardFacts) -> str:
 def _data(facts: CardFacts) -> str:
     counts = ", ".join(f"{n:,} {split}" for split, n in facts.counts.items())
     text = f"## Data\n\n{facts.data}" + (f": {counts} examples." if counts else ".")
+    if not facts.classes:
+        return text
     names = ", ".join(facts.classes[:100])
     more = f" and {len(facts.classes) - 100} more (config)" if len(facts.classes) > 100 else ""
     return f"{text}\n\n{len(facts.classes)} classes, in the order of the logits: {names}{more}."
@@ -121,6 +125,11 @@ def _figures(facts: CardFacts) -> str:
 
 def _snippets(facts: CardFacts, receipt: Receipt) -> str:
     folder = receipt.output.name
+    if facts.kind.startswith("text"):
+        auto = _AUTO[facts.kind]
+        if receipt.format == "peft":
+            return _PEFT_TEXT.format(base=facts.base_model, auto=auto, folder=folder)
+        return _TEXT.format(kind=facts.kind, folder=folder)
     if receipt.format == "peft" and facts.library == "transformers":
         call = "pixels, interpolate_pos_encoding=True" if facts.img_size else "pixels"
         base, classes = facts.base_model, len(facts.classes)
@@ -187,6 +196,25 @@ base = AutoModelForImageClassification.from_pretrained(
 )
 model = PeftModel.from_pretrained(base, "{folder}").eval()
 logits = model({call}).logits
+```"""
+
+_AUTO = {
+    "text-generation": "AutoModelForCausalLM",
+    "text-classification": "AutoModelForSequenceClassification",
+}
+
+_TEXT = """```python
+from transformers import pipeline
+
+print(pipeline("{kind}", model="{folder}")("..."))
+```"""
+
+_PEFT_TEXT = """```python
+from peft import PeftModel
+from transformers import {auto}
+
+base = {auto}.from_pretrained("{base}")
+model = PeftModel.from_pretrained(base, "{folder}").eval()
 ```"""
 
 _ONNX = """```python

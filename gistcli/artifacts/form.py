@@ -27,4 +27,4 @@ class Form(abc.ABC):
 
     @abc.abstractmethod
     def load(self, folder: Path) -> nn.Module:
-        """A fresh network by the library alone: float32, in evaluation mode, pixels to logits."""
+        """A fresh network by the library alone: float32, in evaluation mode, inputs to logits."""

@@ -132,21 +132,21 @@ def _compare(
         return None
     if plan.scale != 1:
         copy = replace(plan, dtype=torch.float32)
-        logits = folder_logits(copy, form, folder, reference.pixels)
-        reference = Reference(reference.pixels, logits)
+        logits = folder_logits(copy, form, folder, reference.inputs)
+        reference = Reference(reference.inputs, logits)
     difference = verify.logit_difference(form.load(folder), reference)
     exact = floats(w.dtype for w in written.values()) <= {torch.float32, torch.float64}
     verify.require_close(difference, exact=exact, max_drift=max_drift)
     return difference
 
 
-def folder_logits(plan: MergePlan, form: Form, folder: Path, pixels: Tensor) -> Tensor:
-    """(B, K) float32 logits of a merge, loaded from a folder inside `folder` that is removed."""
+def folder_logits(plan: MergePlan, form: Form, folder: Path, inputs: verify.Inputs) -> Tensor:
+    """Float32 logits of a merge, loaded from a folder inside `folder` that is removed."""
     copy = folder / "check"
     copy.mkdir()
     try:
         form.write(copy, dtype_name(plan.dtype or plan.source.main_dtype))
         plan.write(copy / WEIGHTS, names=form.names)
-        return verify.run(form.load(copy), pixels)
+        return verify.run(form.load(copy), inputs)
     finally:
         atomic.discard(copy)

@@ -179,11 +179,11 @@ def _compare(plan: MergePlan, form: Form, folder: Path, reference: Reference) ->
     }
     head = {key: stored[key] for key in plan.merged.new}
     rebuilt = replace(plan, merged=Merged(patches, head), dtype=torch.float32, scale=1.0)
-    logits = folder_logits(rebuilt, form, folder, reference.pixels)
+    logits = folder_logits(rebuilt, form, folder, reference.inputs)
     wanted = reference.logits.detach().float().cpu()
     if plan.scale != 1:
         scaled = replace(plan, dtype=torch.float32)
-        wanted = folder_logits(scaled, form, folder, reference.pixels)
+        wanted = folder_logits(scaled, form, folder, reference.inputs)
     return verify.largest_difference(logits, wanted)
 
 

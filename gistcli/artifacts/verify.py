@@ -19,6 +19,7 @@ from gistcli.artifacts.tensors import Written, dtype_name, open_tensors, raw_byt
 from gistcli.errors import Refused, VerificationFailed
 
 FP32_TOLERANCE = 1e-4
+Inputs = Tensor | Mapping[str, Tensor]
 KEPT = "Nothing was written in its place; please report this with the versions in environment.json."
 
 
@@ -27,11 +28,13 @@ class Reference:
     """Real inputs with the tuned network's answers.
 
     Attributes:
-        pixels: (B, 3, H, W), normalised as the network wants them; verified on their device.
-        logits: (B, K), computed in float32 with the tuner attached.
+        inputs: pixels (B, 3, H, W), normalised as the network wants them, or the tensors of a batch
+            of text; verified on their device.
+        logits: (B, K), of a language model (N, V) at the N real tokens, computed in float32 with
+            the tuner attached.
     """
 
-    pixels: Tensor
+    inputs: Inputs
     logits: Tensor
 
 
@@ -65,14 +68,16 @@ def logit_difference(model: nn.Module, reference: Reference) -> float:
         VerificationFailed: another number of classes, or a logit that is not finite.
     """
     wanted = reference.logits.detach().float().cpu()
-    return largest_difference(run(model, reference.pixels), wanted)
+    return largest_difference(run(model, reference.inputs), wanted)
 
 
-def run(model: nn.Module, pixels: Tensor) -> Tensor:
-    """(B, K) float32 logits on the CPU; the network is moved to the device of the pixels."""
-    model = model.to(pixels.device)
+def run(model: nn.Module, inputs: Inputs) -> Tensor:
+    """Float32 logits on the CPU; the network is moved to the device of the inputs."""
+    parts = inputs.split(32) if isinstance(inputs, Tensor) else [inputs]
+    device = inputs.device if isinstance(inputs, Tensor) else next(iter(inputs.values())).device
+    model = model.to(device)
     with torch.inference_mode():
-        return torch.cat([model(part).float() for part in pixels.split(32)]).cpu()
+        return torch.cat([model(part).float() for part in parts]).cpu()
 
 
 def largest_difference(logits: Tensor, wanted: Tensor) -> float:

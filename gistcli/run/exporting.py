@@ -7,21 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gistcli.artifacts.card import CardFacts, model_card
+from gistcli.artifacts.form import Form
 from gistcli.artifacts.merge import FORMS, merge_weights, tuned_form
 from gistcli.artifacts.onnx_export import PixelsToLogits, export_onnx, require_onnx
 from gistcli.artifacts.output import RECEIPT, Receipt, check_output
 from gistcli.artifacts.peft_export import export_peft
-from gistcli.artifacts.plan import plan_merge
+from gistcli.artifacts.plan import MergePlan, plan_merge
 from gistcli.artifacts.verify import Reference
 from gistcli.data import open_catalog
-from gistcli.errors import GistError, Refused, UnknownName, did_you_mean
+from gistcli.errors import GistError, NotSupported, Refused, UnknownName, did_you_mean
 from gistcli.recipe import DataSection
 from gistcli.reporting import SILENT, Reporter
 from gistcli.run.evaluation import find_catalog, open_split
 from gistcli.run.loading import Loaded, open_target
 from gistcli.run.split_choice import choose_split
+from gistcli.run.text_exporting import form_of, reference_of
 
 FORMATS = (*FORMS, "peft", "onnx")
 OTHER_LIBRARY = {
@@ -77,11 +80,18 @@ def merge(
     loaded = open_target(target, model=model, device="cpu", dtype="float32")
     loaded.require_run("merge")
     kind = format or loaded.backbone.library
-    preprocessing = loaded.preprocess.to_config()
+    of_text = loaded.backbone.modality == "text"
+    if of_text and kind == "onnx":
+        raise NotSupported(
+            f"{target} reads text, which is not exported to ONNX.",
+            "Leave --format out: the folder that is written loads in transformers.",
+        )
     _require_library(kind, loaded)
-    # what does not merge is refused before any picture is read
+    # what does not merge is refused before any example is read
     plan = None if kind == "onnx" else plan_merge(loaded.tuner, dtype=dtype, scale=scale)
-    reference = _reference(loaded, reporter) if verify or kind == "onnx" else None
+    reference = None
+    if verify or kind == "onnx":
+        reference = reference_of(loaded, reporter) if of_text else _reference(loaded, reporter)
     card = _card(loaded)
     common: dict[str, Any] = {
         "max_drift": max_drift,
@@ -91,22 +101,28 @@ def merge(
     }
     if plan is None:
         assert reference is not None
+        assert isinstance(reference.inputs, Tensor)
         receipt = export_onnx(
             PixelsToLogits(loaded.tuner),
-            reference.pixels,
+            reference.inputs,
             loaded.classes,
-            preprocessing,
+            loaded.preprocess.to_config(),
             output,
             **common,
         )
         return receipt.as_dict()
-    form = tuned_form(loaded.backbone, loaded.classes, preprocessing, plan.merged.model_args)
+    form = form_of(loaded) if of_text else _image_form(loaded, plan)
     if kind == "peft":
         name = loaded.backbone.name
         receipt = export_peft(plan, name, form, output, reference=reference, **common)
     else:
         receipt = merge_weights(plan, form, output, reference=reference, **common)
     return receipt.as_dict()
+
+
+def _image_form(loaded: Loaded, plan: MergePlan) -> Form:
+    preprocessing = loaded.preprocess.to_config()
+    return tuned_form(loaded.backbone, loaded.classes, preprocessing, plan.merged.model_args)
 
 
 def _require_library(kind: str, loaded: Loaded) -> None:
@@ -117,6 +133,13 @@ def _require_library(kind: str, loaded: Loaded) -> None:
             f"place in one of {kind}.",
             OTHER_LIBRARY[library],
         )
+
+
+def _kind(loaded: Loaded) -> str:
+    """The hub's name for what the network does."""
+    if loaded.backbone.modality == "vision":
+        return "image-classification"
+    return "text-classification" if loaded.classes else "text-generation"
 
 
 def _known(what: str, name: str, known: Any) -> str:
@@ -157,5 +180,6 @@ def _card(loaded: Loaded) -> Callable[[Receipt], str]:
         license=loaded.backbone.license,
         library=loaded.backbone.library,
         img_size=loaded.preprocess.size if recipe.model.img_size is not None else None,
+        kind=_kind(loaded),
     )
     return lambda receipt: model_card(facts, receipt)

@@ -54,8 +54,8 @@ class Loaded:
         """
         if self.pictures is None:
             raise NotSupported(
-                f"{self.name} reads text, which works with `gist finetune` and `gist eval` so far.",
-                "Load its tuner.safetensors with gistcli, or use a run on pictures.",
+                f"{self.name} reads text: this works on pictures alone so far.",
+                "`gist eval` and `gist merge` take runs on text.",
             )
         return self.pictures
 
@@ -120,6 +120,8 @@ def _open_merged(target: Path, device: torch.device, model: str | None) -> Loade
         raise Refused(f"{target} is a merged folder and needs no --model.", "Leave it out.")
     folder = open_merged(target)
     backbone = open_backbone(str(target))
+    if backbone.modality == "text":
+        return _merged_text(target, backbone, folder.classes, device)
     classes = folder.classes
     if not backbone.head_names():
         raise NotSupported(
@@ -135,6 +137,14 @@ def _open_merged(target: Path, device: torch.device, model: str | None) -> Loade
     )
     # a tuner that owns the head and changes nothing: the folder's weights are the tuned ones
     return Loaded(Linear().attach(backbone), classes, preprocess, device, str(target))
+
+
+def _merged_text(
+    target: Path, backbone: Backbone, classes: list[str], device: torch.device
+) -> Loaded:
+    """A tuner that changes nothing; the classes of a language model's config are no classes."""
+    named = classes if backbone.head_names() else []
+    return Loaded(Tuner(Linear(), backbone, head=False), named, None, device, str(target))
 
 
 def _open_run(target: Path, device: torch.device, model: str | None, dtype: str | None) -> Loaded:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from gistcli.errors import Refused
+from gistcli.recipe import Recipe
 from gistcli.reporting import Reporter
 from gistcli.run.loading import Loaded
 from gistcli.run.settings import training_plan
@@ -18,24 +20,22 @@ def evaluate_text(
     """Metrics on the run's own split, or on other data of the same task.
 
     Args:
-        loaded: a run whose network reads text.
+        loaded: a run whose network reads text, or a merged folder.
         data: None for the run's own, divided as they were.
         split: None for test, else val.
         batch_size: examples per forward pass.
         reporter: gets all talk.
 
     Raises:
+        Refused: a merged folder knows no data of its own.
         DataError, NotFound: what is there cannot be used, or has classes unknown to the model.
     """
-    run, info, recipe = loaded.require_run("eval")
-    if data is not None:
-        section = recipe.data.model_copy(update={"path": data, "shots": None})
-        recipe = recipe.model_copy(update={"data": section})
-    pinned = run.splits_path if data is None else None
+    recipe = _recipe(loaded, data)
+    pinned = loaded.run.splits_path if loaded.run is not None and data is None else None
     name = loaded.backbone.name
     workload = open_text(recipe, pinned, model=name, whole=data is not None)
-    if info.classes:
-        workload.catalog = workload.catalog.with_classes(info.classes)
+    if loaded.classes:
+        workload.catalog = workload.catalog.with_classes(loaded.classes)
     chosen = choose_split(workload.catalog, split)
     workload.encode(loaded.backbone, [chosen], loaded.device, reporter)
     plan = training_plan(recipe, workload.metric)
@@ -50,3 +50,20 @@ def evaluate_text(
         "examples": len(workload.splits[chosen]),
         "per_class": kept.get("per_class", {}).get(chosen),
     }
+
+
+def _recipe(loaded: Loaded, data: str | None) -> Recipe:
+    """The run's, with other data where these are asked for; of a merged folder all defaults."""
+    if loaded.recipe is None:
+        if data is None:
+            raise Refused(
+                f"{loaded.name} is a merged folder and knows no data.",
+                f"Say on what: `gist eval {loaded.name} --data PATH`.",
+            )
+        task = "classification" if loaded.classes else "causal_lm"
+        tree = {"task": {"type": task}, "model": {"name": loaded.name}, "data": {"path": data}}
+        return Recipe.model_validate(tree)
+    if data is None:
+        return loaded.recipe
+    section = loaded.recipe.data.model_copy(update={"path": data, "shots": None})
+    return loaded.recipe.model_copy(update={"data": section})

@@ -124,7 +124,7 @@ class TextTask(Workload):
 
     @staticmethod
     def commands(run: str, method: Method) -> list[list[str]]:
-        """None yet."""
+        """None but those of every run."""
         return []
 
 
