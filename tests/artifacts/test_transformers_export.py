@@ -117,7 +117,7 @@ def test_transformers_gives_the_tuned_logits(
     assert receipt.verified
     assert receipt.max_abs_logit_difference is not None
     assert receipt.max_abs_logit_difference < 1e-5
-    pixels, wanted = tuned.reference.pixels, tuned.reference.logits
+    pixels, wanted = tuned.reference.inputs, tuned.reference.logits
     torch.testing.assert_close(logits_of(out, pixels), wanted, atol=1e-5, rtol=0)
     assert not torch.allclose(logits_of(tuned.folder, pixels)[:, :3], wanted, atol=1e-2)
     # the same keys, shapes and dtypes as the base, but for the head
@@ -149,7 +149,7 @@ def test_prompts_become_registers_of_a_stock_dinov2(tune: Tune, tmp_path: Path) 
     out = tmp_path / "out"
     merge_weights(tuned.plan(), tuned.form, out, reference=tuned.reference)
     assert json.loads((out / "config.json").read_text())["num_register_tokens"] == 3 + 2
-    pixels, wanted = tuned.reference.pixels, tuned.reference.logits
+    pixels, wanted = tuned.reference.inputs, tuned.reference.logits
     torch.testing.assert_close(logits_of(out, pixels), wanted, atol=1e-5, rtol=0)
     with pytest.raises(NotMergeable, match="no register tokens"):
         tune("DINOv2", Vpt(deep=False, length=2))
@@ -163,7 +163,7 @@ def test_a_base_without_a_classifier_becomes_a_classifier(tune: Tune, tmp_path: 
         network(kind).save_pretrained(tmp_path / "headed")
         headed = load_file(tmp_path / "headed" / "model.safetensors")
         assert load_file(out / "model.safetensors").keys() == headed.keys()
-        pixels, wanted = tuned.reference.pixels, tuned.reference.logits
+        pixels, wanted = tuned.reference.inputs, tuned.reference.logits
         torch.testing.assert_close(logits_of(out, pixels), wanted, atol=1e-5, rtol=0)
 
 
@@ -183,7 +183,7 @@ def test_another_image_size_needs_no_option_afterwards(
     receipt = merge_weights(tuned.plan(), tuned.form, out, reference=tuned.reference)
     assert receipt.tensors["resampled"] == (kind != "DINOv2")
     wanted = tuned.reference.logits
-    torch.testing.assert_close(logits_of(out, tuned.reference.pixels), wanted, atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits_of(out, tuned.reference.inputs), wanted, atol=1e-5, rtol=0)
     picture = Image.effect_noise((50, 40), 90).convert("RGB")
     processor = AutoImageProcessor.from_pretrained(out)
     assert processor(picture, return_tensors="pt")["pixel_values"].shape == (1, 3, 24, 48)
@@ -204,7 +204,7 @@ def test_bfloat16_is_loaded_as_bfloat16(tune: Tune, tmp_path: Path) -> None:
 
 def test_other_logits_leave_nothing(tune: Tune, tmp_path: Path) -> None:
     tuned = tune()
-    wrong = Reference(tuned.reference.pixels, tuned.reference.logits + 1e-3)
+    wrong = Reference(tuned.reference.inputs, tuned.reference.logits + 1e-3)
     with pytest.raises(VerificationFailed, match="differs from the tuned one"):
         merge_weights(tuned.plan(), tuned.form, tmp_path / "out", reference=wrong)
     assert [p.name for p in tmp_path.iterdir()] == ["base"]
@@ -246,10 +246,10 @@ def test_peft_gives_the_tuned_logits(kind: str, tune: Tune, tmp_path: Path) -> N
     model = PeftModel.from_pretrained(base, tmp_path / "out").eval()
     wanted = tuned.reference.logits
     with torch.no_grad():
-        logits = model(tuned.reference.pixels).logits
+        logits = model(tuned.reference.inputs).logits
         torch.testing.assert_close(logits, wanted, atol=1e-5, rtol=0)
         # the call that the card shows for another image size
-        same = model(tuned.reference.pixels, interpolate_pos_encoding=True).logits
+        same = model(tuned.reference.inputs, interpolate_pos_encoding=True).logits
         torch.testing.assert_close(same, wanted, atol=1e-5, rtol=0)
 
 
