@@ -38,7 +38,7 @@ def test_make_demo_ends_with_both_methods_in_one_table(
     assert line is not None
     assert invoke([*line[1].split(), "-o", str(tmp_path / "demo")]) == 0
     text = capsys.readouterr().out
-    for word in ("gift", "linear", "test accuracy", "95 % interval", "overview.png", "merged"):
+    for word in ("gift", "linear", "test accuracy", "95 % interval", "index.html", "merged"):
         assert word in text
 
 

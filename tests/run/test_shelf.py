@@ -20,6 +20,7 @@ from gistcli.errors import DataError, Diverged
 from gistcli.recipe import Recipe
 from gistcli.run.shelf import Shelf
 
+TASK = "classification"
 Make = Callable[..., Recipe]
 
 
@@ -55,9 +56,9 @@ def test_runs_that_share_a_shelf_are_those_that_do_not(recipe: Make, tmp_path: P
 def test_a_shelf_reads_model_and_pictures_once(recipe: Make) -> None:
     shelf = Shelf()
     section = recipe().model
-    assert shelf.backbone(section) is shelf.backbone(recipe(seed=3).model)
+    assert shelf.backbone(section, TASK) is shelf.backbone(recipe(seed=3).model, TASK)
     other = section.model_copy(update={"drop_path": 0.1})
-    assert shelf.backbone(other) is not shelf.backbone(section)
+    assert shelf.backbone(other, TASK) is not shelf.backbone(section, TASK)
     data = recipe().data
     assert shelf.catalog(data, None) is shelf.catalog(data, None)
     fewer = recipe(data={"path": "digits", "shots": 2}).data
@@ -68,7 +69,7 @@ def test_a_run_that_fails_leaves_the_shared_backbone_as_it_was(
     recipe: Make, tmp_path: Path
 ) -> None:
     shelf = Shelf()
-    backbone = shelf.backbone(recipe().model)
+    backbone = shelf.backbone(recipe().model, TASK)
     before = {name: id(p) for name, p in backbone.model.named_parameters() if "head" not in name}
     hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in backbone.modules())
     wild = recipe(method={"name": "full"}, optim={"lr": 1e30, "head_lr": 1e30, "warmup_ratio": 0.0})
