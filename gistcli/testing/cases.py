@@ -104,12 +104,27 @@ SEAMS = ("adapter", "bitfit", "gift", "lora", "ssf", "toast", "vpt")
 outputs of modules, two passes, tokens that are refreshed."""
 
 
+TRACED = ("EVA02", "BEiT", "Swin", "Hiera", "Hugging Face ViT")
+"""Kinds that between them have all code that is traced, beside the plain one and text."""
+
+
 def _compiles(case: Case) -> bool:
-    """Whether tracing is worth its half second: it depends on kind and seam, not on the method."""
-    ours = case.configuration.name in registry.TABLES["methods"]
-    if ours and case.kind.text:  # transformers' code is long, and the same on all of them
-        return case.configuration.name in ("adapter", "lora") and not case.kind.few
-    return not ours or case.kind.name == PLAIN or case.configuration.name in SEAMS
+    """Whether tracing is worth its second: what matters is code and seam, not method and option."""
+    name, gist = case.configuration.name, case.configuration.gist
+    if name not in registry.TABLES["methods"]:
+        return True
+    if case.kind.text:  # transformers' code is long, and the same on all of them
+        return name in ("adapter", "lora") and not case.kind.few
+    if case.kind.name == PLAIN:
+        return case.configuration.option is None and (not gist or name == GIST_EVERYWHERE)
+    return name in SEAMS and not gist and case.kind.name in TRACED
+
+
+def _seams(case: Case) -> bool:
+    """One method of ours for each seam, and every one on the plain kind."""
+    name = case.configuration.name
+    ours = name in registry.TABLES["methods"]
+    return not ours or case.kind.name == PLAIN or name in SEAMS
 
 
 NEEDS: dict[str, Callable[[Case], bool]] = {
@@ -121,11 +136,12 @@ NEEDS: dict[str, Callable[[Case], bool]] = {
     "merge": lambda case: facts(case).merges,
     "no merge": lambda case: not facts(case).merges,
     "compiling": _compiles,
+    "seam": _seams,
     "plain": lambda case: case.kind.name == PLAIN,
     "low rank": lambda case: case.method().capabilities().low_rank,
 }
 """What `@pytest.mark.needs(NAME)` asks of a case; the others are not generated. `plain` is for what
-depends on the method alone."""
+depends on the method alone, `seam` for what depends on how a method acts and not on which it is."""
 
 
 def configurations(name: str) -> Iterator[Configuration]:

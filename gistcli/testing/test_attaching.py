@@ -75,6 +75,7 @@ def test_training_changes_the_output_and_detaching_takes_it_back(
     assert all(torch.equal(now[n], t) for n, t in weights.items())
 
 
+@pytest.mark.needs("seam")
 def test_switched_off_inside_switched_off_stays_off(tuner: Tuner, batch: Batch) -> None:
     disturb(tuner)
     tuned = logits(tuner, batch)
@@ -86,6 +87,7 @@ def test_switched_off_inside_switched_off_stays_off(tuner: Tuner, batch: Batch) 
     assert not torch.allclose(tuned, base, atol=1e-3)
 
 
+@pytest.mark.needs("seam")
 def test_two_tuners_on_one_backbone_switch_off_independently(case: Case, batch: Batch) -> None:
     backbone = case.kind.backbone()
     first = case.method().attach(backbone).eval()
@@ -106,6 +108,7 @@ def test_two_tuners_on_one_backbone_switch_off_independently(case: Case, batch: 
     assert torch.equal(logits(first, batch), only_first)
 
 
+@pytest.mark.needs("seam")
 def test_hooks_read_the_parameters_that_stand_there_now(
     case: Case, tuner: Tuner, batch: Batch
 ) -> None:
@@ -154,6 +157,7 @@ def test_a_closed_gate_leaves_every_token_as_it_was(tuner: Tuner, batch: Batch) 
         assert not torch.allclose(opened, base, atol=1e-3)
 
 
+@pytest.mark.needs("seam")
 def test_one_image_gets_the_logits_that_it_gets_among_others(tuner: Tuner, batch: Batch) -> None:
     disturb(tuner)
     together = logits(tuner, batch)
@@ -162,6 +166,7 @@ def test_one_image_gets_the_logits_that_it_gets_among_others(tuner: Tuner, batch
     assert not torch.allclose(alone, together[1:2], atol=1e-3)
 
 
+@pytest.mark.needs("seam")
 def test_what_is_put_back_has_followed_the_network_to_its_device(tuner: Tuner) -> None:
     network = tuner.backbone.model.to("meta")  # the only other device that every machine has
     tuner.to("meta")

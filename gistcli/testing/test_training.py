@@ -27,6 +27,7 @@ def test_only_what_is_declared_trains_and_all_of_it(tuner: Tuner, batch: Batch) 
         assert moved != (name in tuner.idle()), name
 
 
+@pytest.mark.needs("seam")
 def test_trained_parameters_are_float32_and_each_stands_once(case: Case) -> None:
     backbone = case.kind.backbone().to(torch.bfloat16)
     trained = case.method().attach(backbone).trainable()
@@ -85,6 +86,7 @@ def test_layers_are_chosen_one_by_one(case: Case) -> None:
     assert other.state().keys() == one.state().keys()
 
 
+@pytest.mark.needs("seam")
 def test_micro_batches_of_a_step_add_up_to_the_batch(tuner: Tuner, batch: Batch) -> None:
     disturb(tuner)
     whole, pieces = gradients(tuner, batch), gradients(tuner, batch, pieces=3)
