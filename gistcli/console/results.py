@@ -199,7 +199,8 @@ def _predict(console: Console, result: Result) -> None:
         console.print(make_table("", columns, rows))
     output = f", written to {value['output']}" if value.get("output") else ""
     more = f" ({_MANY} shown)" if len(predictions) > _MANY else ""
-    console.print(f"{value.get('examples', len(predictions)):,} images{more}{escape(output)}",
+    what = "texts" if predictions and "name" in predictions[0] else "images"
+    console.print(f"{value.get('examples', len(predictions)):,} {what}{more}{escape(output)}",
                   soft_wrap=True)  # fmt: skip
 
 

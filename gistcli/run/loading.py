@@ -55,7 +55,7 @@ class Loaded:
         if self.pictures is None:
             raise NotSupported(
                 f"{self.name} reads text: this works on pictures alone so far.",
-                "`gist eval` and `gist merge` take runs on text.",
+                "`gist eval`, `predict` and `merge` take runs on text.",
             )
         return self.pictures
 

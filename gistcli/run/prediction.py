@@ -18,6 +18,7 @@ from gistcli.errors import DataError, Refused
 from gistcli.evaluate.classify import autocast
 from gistcli.reporting import SILENT, Reporter
 from gistcli.run.loading import Loaded, open_target
+from gistcli.run.text_prediction import Asked, predict_text
 
 CHUNK = 64
 
@@ -28,17 +29,25 @@ def predict(
     *,
     output: Path | None = None,
     top_k: int = 5,
+    prompts: Sequence[str] = (),
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    seed: int = 0,
     model: str | None = None,
     device: str = "auto",
     reporter: Reporter = SILENT,
 ) -> dict[str, Any]:
-    """The most probable classes of every image.
+    """The most probable classes of every image or text, or what a language model answers.
 
     Args:
         target: run or merged folder.
-        inputs: image files and folders of them.
-        output: a CSV file; None writes none.
-        top_k: classes per image.
+        inputs: image files and folders of them; for text files of prompts, chats or texts.
+        output: a CSV file, for text one of JSON lines; None writes none.
+        top_k: classes per image or text.
+        prompts: texts that a language model goes on from.
+        max_new_tokens: of each answer, at most.
+        temperature: of sampling; 0 takes the likeliest token each time.
+        seed: of sampling.
         model: where the backbone lies now.
         device: where to compute.
         reporter: gets all talk.
@@ -52,8 +61,20 @@ def predict(
     if output is not None:
         _refuse_picture(output)
         require_writable(output, folder=False)
-    files = expand_inputs(inputs)
+    if not inputs and not prompts:
+        raise Refused("There is nothing to predict on.", "Give files, or --prompt TEXT.")
     loaded = open_target(target, model=model, device=device)
+    if loaded.backbone.modality == "text":
+        asked = Asked(inputs, prompts, top_k, max_new_tokens, temperature, seed)
+        found = predict_text(loaded, asked, output, reporter)
+        return {
+            "output": str(output) if output is not None else None,
+            **found,
+            "seconds": round(time.perf_counter() - start, 3),
+        }
+    if prompts:
+        raise Refused(f"{target} reads pictures, and answers no --prompt.", "Give image files.")
+    files = expand_inputs(inputs)
     probabilities = _probabilities(loaded, files, reporter)
     names = [str(f) for f in files]
     if output is not None:

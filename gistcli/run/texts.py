@@ -89,7 +89,7 @@ class TextTask(Workload):
             RecipeError: chats without a template; a max_length that the model does not have.
         """
         options = text_options(self.recipe.data)
-        most = self.tokenizer.max_length(options.max_length, _positions(backbone))
+        most = self.tokenizer.max_length(options.max_length, positions(backbone))
         encoder = Encoder(self.tokenizer, options, most, self.template)
         self.splits = {
             split: load_texts(
@@ -124,8 +124,8 @@ class TextTask(Workload):
 
     @staticmethod
     def commands(run: str, method: Method) -> list[list[str]]:
-        """None but those of every run."""
-        return []
+        """Predict."""
+        return [["gist", "predict", run, "INPUTS.jsonl", "-o", "predictions.jsonl"]]
 
 
 class TextClassification(TextTask):
@@ -276,7 +276,7 @@ def _kind(examples: Sequence[Any]) -> type[TextTask]:
     return TextClassification if isinstance(examples[0], Labelled) else CausalText
 
 
-def _positions(backbone: Backbone) -> int | None:
+def positions(backbone: Backbone) -> int | None:
     """Tokens that a sequence can have; None where the configuration names no limit.
 
     RoBERTa and its like count positions from behind the id of the padding.

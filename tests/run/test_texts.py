@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from gistcli.run.placing import settle
 from gistcli.run.settings import resolved
 from tests.listening import Listener
 from tests.run.calling import call
-from tests.run.text_models import completions, labelled, save_model
+from tests.run.text_models import completions, labelled, save_model, write_rows
 
 pytestmark = pytest.mark.usefixtures("without_plots")
 
@@ -211,11 +212,59 @@ def test_commands_that_do_not_know_text_yet_say_so(place: Path, tmp_path: Path) 
     run.finetune(recipe(place, "llama", "echo.jsonl"), output=tmp_path / "run")
     picture = tmp_path / "picture.png"
     Image.new("RGB", (8, 8)).save(picture)
-    for command in ("predict", "visualize"):
-        asked = ["-o", str(tmp_path / "out.csv" if command == "predict" else tmp_path / command)]
-        found = call(f"gist {command} {tmp_path / 'run'}", picture, *asked, code=2)
-        assert "reads text" in found["error"]["message"], command
+    found = call(f"gist visualize {tmp_path / 'run'}", picture, "-o", tmp_path / "maps", code=2)
+    assert "reads text" in found["error"]["message"]
     found = call(f"gist merge {tmp_path / 'run'} --format onnx", "-o", tmp_path / "out", code=2)
     assert "not exported to ONNX" in found["error"]["message"]
     with pytest.raises(NotSupported, match="--smoke"):
         run.smoke(recipe(place, "llama", "echo.jsonl"))
+
+
+def test_a_run_and_its_merged_folder_answer_alike_and_as_transformers_does(
+    place: Path, tmp_path: Path
+) -> None:
+    run.finetune(recipe(place, "llama", "echo.jsonl", optim={"lr": 0.1}), output=tmp_path / "run")
+    run.merge(tmp_path / "run", tmp_path / "merged")
+    asked = write_rows(tmp_path / "ask.jsonl", [{"prompt": "w3 w4"}, {"prompt": "w9 w8 w7 w6"}])
+    ours, theirs = (
+        call(f"gist predict {tmp_path / name} --max-new-tokens 6 --prompt 'w1 w2'", asked,
+             "-o", tmp_path / f"{name}.jsonl")["predictions"]
+        for name in ("run", "merged")
+    )  # fmt: skip
+    assert [row["text"] for row in ours] == [row["text"] for row in theirs]
+    assert [row["prompt"] for row in ours] == ["w1 w2", "w3 w4", "w9 w8 w7 w6"]
+    assert [row["name"] for row in ours[1:]] == ["ask.jsonl:1", "ask.jsonl:2"]
+    lines = (tmp_path / "run.jsonl").read_text().splitlines()
+    assert [json.loads(line)["text"] for line in lines] == [row["text"] for row in ours]
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    inputs = tokenizer("w9 w8 w7 w6", return_tensors="pt")
+    out = model.generate(**inputs, max_new_tokens=6, do_sample=False)[
+        0, inputs.input_ids.shape[1] :
+    ]
+    assert tokenizer.decode(out, skip_special_tokens=True) == ours[2]["text"]
+    drawn = {
+        call(f"gist predict {tmp_path / 'run'} --prompt 'w1 w2' --temperature 2 --seed {seed}",
+             "--max-new-tokens", "6")["predictions"][0]["text"]
+        for seed in range(4)
+    }  # fmt: skip
+    assert len(drawn) > 1
+
+
+def test_texts_without_labels_get_classes(place: Path, tmp_path: Path) -> None:
+    run.finetune(recipe(place, "bert", "parity.jsonl"), output=tmp_path / "run")
+    texts = write_rows(tmp_path / "texts.jsonl", [{"text": "w2 w4 w6"}, {"text": "w1 w3"}])
+    found = call(f"gist predict {tmp_path / 'run'} --top-k 2", texts, "-o", tmp_path / "out.jsonl")
+    assert found["examples"] == 2
+    for row in found["predictions"]:
+        assert {one["class"] for one in row["top"]} == {"even", "odd"}
+        assert sum(one["probability"] for one in row["top"]) == pytest.approx(1)
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
+    for asked, words in (
+        ([texts, "-o", tmp_path / "out.csv"], "JSON lines"),
+        (["--prompt", "w1"], "answers no --prompt"),
+        ([], "nothing to predict on"),
+        ([tmp_path / "no.jsonl"], "does not exist"),
+    ):
+        refused = call(f"gist predict {tmp_path / 'run'}", *asked, code=2)
+        assert words in refused["error"]["message"]

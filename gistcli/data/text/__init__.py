@@ -1,6 +1,6 @@
 """Text in files to batches of tokens: `open_texts` finds, `Encoder` and `load_texts` encode."""
 
-from gistcli.data.text.catalog import examples_of, open_texts
+from gistcli.data.text.catalog import examples_of, open_texts, read_unanswered
 from gistcli.data.text.collate import collate_prompts
 from gistcli.data.text.encoding import IGNORED, Encoded, Encoder
 from gistcli.data.text.examples import Chat, Completion, Example, Labelled, Message, Plain
@@ -34,4 +34,5 @@ __all__ = [
     "open_texts",
     "open_tokenizer",
     "passages",
+    "read_unanswered",
 ]

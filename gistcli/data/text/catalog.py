@@ -20,7 +20,7 @@ from gistcli.data.base import (
 )
 from gistcli.data.splits import divide, read_pinned, take_shots
 from gistcli.data.text.examples import Example, Labelled, as_bytes
-from gistcli.data.text.formats import find_schema, has_header
+from gistcli.data.text.formats import Schema, find_schema, has_header
 from gistcli.data.text.options import TextOptions
 from gistcli.data.text.reading import Prompt, Reader
 from gistcli.data.text.records import ENDINGS, SHOWN, Row, find_rows
@@ -91,6 +91,44 @@ def open_texts(
     return Catalog(name, classes, splits, found.notes, found.warnings)
 
 
+def read_unanswered(
+    path: Path, options: TextOptions, *, task: str, templated: bool = False
+) -> list[Example]:
+    """Examples to predict on, whose answers may be missing; rows of all splits in a folder.
+
+    Args:
+        path: of a file or folder.
+        options: of the recipe that the model was trained with.
+        task: that the model was trained for.
+        templated: whether there is a chat template, for `prompt: auto`.
+
+    Raises:
+        NotFound, DataError, RecipeError: as `open_texts`.
+    """
+    if not path.exists():
+        raise NotFound(f"{path} does not exist.", "Give a file with prompts or texts.")
+    rows, _ = find_rows(path, header=has_header(options.columns))
+    found: list[Example] = []
+    for split, members in rows.items():
+        where = f"{path} {split}" if len(rows) > 1 else str(path)
+        schema = find_schema(
+            members, where, columns=options.columns, format=options.format, task=task,
+            answered=False,
+        )  # fmt: skip
+        reader = Reader(schema, _prompt(options, schema, templated), answered=False)
+        found += reader.read(members, where)[0]
+    return found
+
+
+def _prompt(options: TextOptions, schema: Schema, templated: bool) -> Prompt | None:
+    """How Alpaca rows are put; None where nothing is said and nothing has to be."""
+    if options.prompt != "auto":
+        return options.prompt
+    if schema.format != "alpaca":
+        return None
+    return "chat" if templated else "alpaca"
+
+
 def _examples(
     rows: Mapping[str, Sequence[Row]],
     options: TextOptions,
@@ -104,9 +142,7 @@ def _examples(
     schema = find_schema(
         rows[first], f"{name} {first}", columns=options.columns, format=options.format, task=task
     )
-    prompt: Prompt | None = None if options.prompt == "auto" else options.prompt
-    if prompt is None and schema.format == "alpaca":
-        prompt = "chat" if templated else "alpaca"
+    prompt = _prompt(options, schema, templated)
     for split, members in rows.items():
         where = f"{name} {split}" if len(rows) > 1 else name
         # a public test set may lack the column of labels
