@@ -14,7 +14,7 @@ from gistcli.errors import GistError, NotFound
 from gistcli.recipe import Recipe
 from gistcli.reporting import SILENT, Reporter
 from gistcli.run import sweep_opening
-from gistcli.run.settings import resolved
+from gistcli.run.settings import modality_of, resolved
 from gistcli.run.shelf import Shelf
 from gistcli.run.sweep_cost import EFFICIENCY, Counter, Sizes, operations, probe
 from gistcli.run.sweep_plan import Cell, SweepPlan, plan_sweep
@@ -122,6 +122,8 @@ class _Estimate:
 
     def _of_run(self, cell: Cell, run: PlannedRun) -> float | None:
         recipe = resolved(self.plan.recipe(run))
+        if modality_of(recipe) == "text":  # nobody knows the lengths before all is encoded
+            return None
         found = self._sizes(cell, run, recipe)
         if found is None:
             return None

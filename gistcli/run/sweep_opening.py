@@ -13,7 +13,8 @@ from gistcli.artifacts.ledger import MEND, PLAN, Ledger
 from gistcli.artifacts.rundir import free_path
 from gistcli.atomic import require_writable
 from gistcli.errors import GistError, Refused, WeightsError
-from gistcli.recipe import DataSection, Recipe, differences, yaml
+from gistcli.recipe import Recipe, differences, yaml
+from gistcli.run.kinds import open_workload
 from gistcli.run.shelf import Shelf
 from gistcli.run.sweep_plan import SweepPlan
 
@@ -74,12 +75,12 @@ def check_start(plan: SweepPlan, path: Path, shelf: Shelf) -> None:
     """
     require_writable(path, folder=True)
     found: dict[str, GistError] = {}
-    for task, data in _data(plan):
+    for task, recipe in _data(plan):
         try:
-            catalog = shelf.catalog(data, None)
-            if plan.axes and "val" not in catalog.splits:
+            workload = open_workload(recipe, shelf, None)
+            if plan.axes and "val" not in workload.names:
                 raise Refused(
-                    f"{catalog.name} has no validation split to compare configurations on.",
+                    f"{workload.name} has no validation split to compare configurations on.",
                     "Divide its training examples with --folds K or --set data.val_fraction=0.1.",
                 )
         except GistError as error:
@@ -90,15 +91,15 @@ def check_start(plan: SweepPlan, path: Path, shelf: Shelf) -> None:
         raise type(first)("\n  ".join([*head, *found]), first.hint)
 
 
-def _data(plan: SweepPlan) -> Iterator[tuple[str, DataSection]]:
-    """What the runs read, each section once, with the task that names it in messages."""
+def _data(plan: SweepPlan) -> Iterator[tuple[str, Recipe]]:
+    """A recipe for all data that the runs read, with the task that names them in messages."""
     seen = set()
     for run in plan.runs:
-        data = plan.recipe(run).data
-        key = data.model_dump_json()
+        recipe = plan.recipe(run)
+        key = recipe.data.model_dump_json(), recipe.model.name
         if key not in seen and (run.role == "candidate" or not plan.axes):
             seen.add(key)
-            yield run.task or plan.cell_of[run.id].label, data
+            yield run.task or plan.cell_of[run.id].label, recipe
 
 
 def _differences(ledger: Ledger, plan: SweepPlan) -> Iterator[str]:

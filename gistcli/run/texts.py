@@ -65,6 +65,11 @@ class TextTask(Workload):
         return self.catalog.classes
 
     @property
+    def name(self) -> str:
+        """Of the data."""
+        return self.catalog.name
+
+    @property
     def names(self) -> list[str]:
         """Of all splits that there are."""
         return list(self.catalog.splits)

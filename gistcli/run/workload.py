@@ -74,6 +74,11 @@ class Workload(abc.ABC):
 
     @property
     @abc.abstractmethod
+    def name(self) -> str:
+        """Of the data."""
+
+    @property
+    @abc.abstractmethod
     def names(self) -> list[str]:
         """Of all splits that there are."""
 

@@ -108,7 +108,8 @@ CALLS: list[tuple[list[str], str, tuple[Any, ...], dict[str, Any]]] = [
         ["predict", "r", "a.png", "b", "-o", "o.csv", "--top-k", "2"],
         "predict",
         (Path("r"), [Path("a.png"), Path("b")]),
-        {"output": Path("o.csv"), "top_k": 2, "model": None, "device": "auto"},
+        {"output": Path("o.csv"), "top_k": 2, "prompts": (), "max_new_tokens": 256,
+         "temperature": 0.0, "seed": 0, "model": None, "device": "auto"},
     ),
     (
         ["merge", "r", "-o", "d", "--format", "peft", "--dtype", "bfloat16", "--scale", "0.5",

@@ -20,10 +20,11 @@ from transformers import (
 
 from gistcli import run
 from gistcli.errors import GistError, Interrupted, NotSupported, RecipeError, Refused
-from gistcli.recipe import Recipe
+from gistcli.recipe import Recipe, yaml
 from gistcli.run.finetuning import prepare
 from gistcli.run.placing import settle
 from gistcli.run.settings import resolved
+from gistcli.run.sweep_request import SweepRequest
 from tests.listening import Listener
 from tests.run.calling import call
 from tests.run.text_models import completions, labelled, save_model, write_rows
@@ -268,3 +269,17 @@ def test_texts_without_labels_get_classes(place: Path, tmp_path: Path) -> None:
     ):
         refused = call(f"gist predict {tmp_path / 'run'}", *asked, code=2)
         assert words in refused["error"]["message"]
+
+
+def test_a_sweep_on_text_trains_every_method_and_compares_them(place: Path, tmp_path: Path) -> None:
+    file = tmp_path / "parity.yaml"
+    tree = recipe(place, "bert", "parity.jsonl", train={"max_steps": 2}).as_dict()
+    file.write_text(yaml.dump({**tree, "method": {"name": "gift"}}))
+    request = SweepRequest([file], methods=["gift", "linear"], seeds=[0, 1])
+    planned = run.sweep_dry_run(request)
+    assert [row["hours"] for row in planned["plan"]] == [None, None]
+    found = run.sweep(request, output=tmp_path / "sweep")
+    assert (found["done"], found["failed"]) == (4, [])
+    value = run.compare([tmp_path / "sweep"])
+    assert [row["name"] for row in value["rows"]] == ["gift", "linear"]
+    assert len(value["differences"]) == 1
