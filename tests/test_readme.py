@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 from timm.models import get_pretrained_cfg
 
+from tests.run.text_models import completions, save_model
+
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "vit_tiny_patch16_224"
 
@@ -55,6 +57,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         draw(place / "photos" / split / "red", (200, 40, 40), count, number)
         draw(place / "photos" / split / "blue", (40, 40, 200), count, number + 10)
     Image.open(place / "photos" / "test" / "red" / "0.jpg").save(place / "photo.jpg")
+    save_model(place / "SmolLM2-135M", "Llama", "causal_lm")
+    completions(place / "questions.jsonl")
     (place / "recipes").symlink_to(ROOT / "recipes")
     repository = get_pretrained_cfg(MODEL).hf_hub_id.replace("/", "--")
     cached = place / "hub" / f"models--{repository}"
@@ -108,8 +112,8 @@ def test_every_command_of_the_readme_runs(after_commands: dict[str, str], workpl
     assert len(after_commands) >= 12
     assert all(c.startswith("gist ") for c in after_commands)
     for path in ("first-merged/model.safetensors", "first-lora/adapter_model.safetensors",
-                 "maps/photo.png", "predictions.csv", "runs/quick/result.json",
-                 "comparison/table.md", "comparison/table.tex"):  # fmt: skip
+                 "text-lora/adapter_model.safetensors", "maps/photo.png", "predictions.csv",
+                 "runs/quick/result.json", "comparison/table.md", "comparison/table.tex"):  # fmt: skip
         assert (workplace / path).is_file(), path
     assert "complete" in (workplace / f"{_again()}.err").read_text()
 
