@@ -113,7 +113,8 @@ def test_every_command_of_the_readme_runs(after_commands: dict[str, str], workpl
     assert all(c.startswith("gist ") for c in after_commands)
     for path in ("first-merged/model.safetensors", "first-lora/adapter_model.safetensors",
                  "text-lora/adapter_model.safetensors", "maps/photo.png", "predictions.csv",
-                 "runs/quick/result.json", "comparison/table.md", "comparison/table.tex"):  # fmt: skip
+                 "runs/quick/result.json", "comparison/table.md",
+                 "comparison/table.tex"):  # fmt: skip
         assert (workplace / path).is_file(), path
     assert "complete" in (workplace / f"{_again()}.err").read_text()
 
