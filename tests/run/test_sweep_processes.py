@@ -40,7 +40,7 @@ def test_an_interrupted_sweep_goes_on_and_repeats_nothing(straight: Found, tmp_p
     recipe, expected = straight
     path = tmp_path / "s"
     process = start(recipe, path, "--json")
-    wait_for(path, 3, process)
+    wait_for(path, 1, process)  # the other seven take seconds: the signal comes in time
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate()
     assert process.returncode == 130
@@ -50,7 +50,7 @@ def test_an_interrupted_sweep_goes_on_and_repeats_nothing(straight: Found, tmp_p
     assert f"-o {path}" in error["hint"]
     before = {p: t for p, t in state(path).items() if p.name == "result.json"}
     kept = results(path)
-    assert 3 <= len(kept) < 8
+    assert 1 <= len(kept) < 8
     assert not list((path / "failures").glob("*"))
     assert table(run.sweep(search(recipe), output=path)) == table(expected)
     assert kept.items() <= results(path).items()
