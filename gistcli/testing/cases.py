@@ -112,7 +112,8 @@ def _compiles(case: Case) -> bool:
     """Whether tracing is worth its second: what matters is code and seam, not method and option."""
     name, gist = case.configuration.name, case.configuration.gist
     if name not in registry.TABLES["methods"]:
-        return True
+        few = case.kind.few if case.kind.text else case.kind.name not in (PLAIN, *TRACED)
+        return not few
     if case.kind.text:  # transformers' code is long, and the same on all of them
         return name in ("adapter", "lora") and not case.kind.few
     if case.kind.name == PLAIN:
