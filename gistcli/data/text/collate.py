@@ -52,10 +52,12 @@ def pad(
     *,
     side: Side = "right",
     multiple: int = MULTIPLE,
+    most: int | None = None,
 ) -> Tensor:
-    """Int64 (B, T), T the longest sequence rounded up to `multiple`."""
+    """Int64 (B, T), T the longest sequence rounded up to `multiple`, but to no more than `most`."""
     longest = max((len(s) for s in sequences), default=0)
     width = max(-(-longest // multiple) * multiple, multiple)
+    width = width if most is None else max(min(width, most), longest)
     padded = np.full((len(sequences), width), value, np.int64)
     for row, sequence in zip(padded, sequences, strict=True):
         place = slice(width - len(sequence), width) if side == "left" else slice(len(sequence))
@@ -64,22 +66,32 @@ def pad(
 
 
 def collate(
-    sequences: Sequence[Encoded], pad_id: int, *, multiple: int = MULTIPLE
+    sequences: Sequence[Encoded],
+    pad_id: int,
+    *,
+    multiple: int = MULTIPLE,
+    most: int | None = None,
 ) -> dict[str, Tensor]:
     """Sequences as a batch for training, padded on the right.
+
+    Args:
+        sequences: of any length.
+        pad_id: put where the mask is 0.
+        multiple: of which the width is one,
+        most: except where the network has no more positions.
 
     Returns:
         input_ids, attention_mask (1 = real) and labels, each (B, T) int64; token_type_ids where
         the tokenizer has them.
     """
     batch = {
-        "input_ids": pad([s.input_ids for s in sequences], pad_id, multiple=multiple),
-        "attention_mask": _mask([len(s) for s in sequences], "right", multiple),
-        "labels": pad([s.labels for s in sequences], IGNORED, multiple=multiple),
+        "input_ids": pad([s.input_ids for s in sequences], pad_id, multiple=multiple, most=most),
+        "attention_mask": _mask([len(s) for s in sequences], "right", multiple, most),
+        "labels": pad([s.labels for s in sequences], IGNORED, multiple=multiple, most=most),
     }
     kinds = [s.type_ids for s in sequences if s.type_ids is not None]
     if kinds and len(kinds) == len(sequences):
-        batch["token_type_ids"] = pad(kinds, 0, multiple=multiple)
+        batch["token_type_ids"] = pad(kinds, 0, multiple=multiple, most=most)
     return batch
 
 
@@ -114,5 +126,6 @@ def collate_prompts(
     }
 
 
-def _mask(lengths: Sequence[int], side: Side, multiple: int) -> Tensor:
-    return pad([np.ones(n, np.int64) for n in lengths], 0, side=side, multiple=multiple)
+def _mask(lengths: Sequence[int], side: Side, multiple: int, most: int | None = None) -> Tensor:
+    ones = [np.ones(n, np.int64) for n in lengths]
+    return pad(ones, 0, side=side, multiple=multiple, most=most)

@@ -158,7 +158,8 @@ class TextSplit:
             rows = [Packed.of([self.sequences[i] for i in self.rows[r]]) for r in index]
             batch = collate_packed(rows, self._pad_id)
         else:
-            batch = collate([self.sequences[i] for i in index], self._pad_id)
+            chosen = [self.sequences[i] for i in index]
+            batch = collate(chosen, self._pad_id, most=self.capacity)
         where = torch.from_numpy(index)
         if self._targets is not None:
             batch["labels"] = self._targets[where]

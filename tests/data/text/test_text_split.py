@@ -10,6 +10,7 @@ import torch
 
 from gistcli.data.text import (
     Completion,
+    Encoded,
     Encoder,
     Example,
     Labelled,
@@ -176,3 +177,16 @@ def test_what_was_found_and_left_out_is_told() -> None:
     assert split.counts.too_long == 1
     assert listener.warned == ["data: 1 example left out: longer than 32 tokens"]
     assert listener.said == ["data: 1 sequence, 5 tokens, 40% learnt, longest 5"]
+
+
+def test_padding_does_not_go_beyond_the_positions_of_the_network() -> None:
+    sequences = [
+        Encoded(np.arange(n, dtype=np.int32), np.full(n, -100, np.int32)) for n in (13, 4, 9)
+    ]
+    for capacity, width in ((13, 13), (16, 16), (100, 16)):
+        split = TextSplit(sequences, None, pad_id=0, capacity=capacity)
+        (batch,) = split.batches(3, seed=None)
+        assert {batch[key].shape for key in ("input_ids", "attention_mask", "labels")} == {
+            (3, width)
+        }
+        assert batch["attention_mask"].sum(dim=1).tolist() == [13, 4, 9]
