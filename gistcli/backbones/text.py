@@ -78,6 +78,18 @@ class TextBackbone(Backbone):
         """`model.layers`, `roberta.encoder.layer`."""
         return self.model.get_submodule(self.blocks_path)
 
+    @property
+    def positions(self) -> int | None:
+        """Tokens that a sequence can have; None where the configuration names no limit.
+
+        RoBERTa and its like count positions from behind the id of the padding.
+        """
+        found = getattr(self.config, "max_position_embeddings", None)
+        if not found:
+            return None
+        padding = getattr(getattr(self.base, "embeddings", None), "padding_idx", None)
+        return int(found) if padding is None else int(found) - int(padding) - 1
+
     def stored_keys(self) -> StoredKeys:
         """By transformers' own mapping, which keeps the names of earlier versions in files."""
         return stored_keys(self.model)

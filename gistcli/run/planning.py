@@ -13,9 +13,9 @@ from gistcli.methods.gist import WithGist
 from gistcli.recipe import Recipe
 from gistcli.reporting import SILENT, Reporter
 from gistcli.run.assembling import assemble, say_parameters, site_rows
-from gistcli.run.image_classification import say_catalog
 from gistcli.run.settings import modality_of, resolved, say_defaults, training_plan
 from gistcli.run.text_planning import dry_run_text
+from gistcli.run.workload import say_catalog
 
 
 def dry_run(recipe: Recipe, *, reporter: Reporter = SILENT) -> dict[str, Any]:

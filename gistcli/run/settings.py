@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,22 @@ def modality_of(recipe: Recipe) -> Modality:
     name = recipe.model.name
     if "/" not in name and not Path(name).is_dir():
         return "vision"  # names without a folder are timm's, or embedded
+    return _read_modality(name) if Path(name).is_dir() else _hub_modality(name)
+
+
+def _read_modality(name: str) -> Modality:
     from gistcli.backbones import loading
 
     try:
         return loading.modality_of(name)
     except GistError:
         return "vision"
+
+
+@cache
+def _hub_modality(name: str) -> Modality:
+    """Asked once a process: without a network every question costs a second and a half."""
+    return _read_modality(name)
 
 
 def _recommended(recipe: Recipe) -> Recommended:

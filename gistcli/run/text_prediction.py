@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from gistcli.backbones.text import TextBackbone
 from gistcli.data.text import (
     Encoder,
     Example,
@@ -27,7 +28,7 @@ from gistcli.evaluate.language.generation import Decoding, generate
 from gistcli.evaluate.language.records import write_json_lines
 from gistcli.reporting import Reporter
 from gistcli.run.loading import Loaded
-from gistcli.run.texts import positions, text_options
+from gistcli.run.texts import text_options
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,12 @@ def _answers(
     loaded: Loaded, asked: Asked, options: TextOptions, tokenizer: Tokenizer, reporter: Reporter
 ) -> list[dict[str, Any]]:
     template = open_template(tokenizer, options.chat_template)
-    examples: list[Example] = [Plain(text, f"--prompt {n}") for n, text in _numbered(asked.prompts)]
+    examples: list[Example] = [
+        Plain(text, f"--prompt {n}") for n, text in enumerate(asked.prompts, 1)
+    ]
     for path in asked.files:
         examples += read_unanswered(path, options, task="causal_lm", templated=template is not None)
-    most = tokenizer.max_length(None, positions(loaded.backbone))
+    most = tokenizer.max_length(None, _positions(loaded))
     prompts = encode_prompts(examples, tokenizer, template, most - 1)
     written = generate(
         loaded.tuner,
@@ -123,7 +126,7 @@ def _classes(
     examples: list[Example] = []
     for path in asked.files:
         examples += read_unanswered(path, options, task="classification")
-    most = tokenizer.max_length(options.max_length, positions(loaded.backbone))
+    most = tokenizer.max_length(options.max_length, _positions(loaded))
     sequences = Encoder(tokenizer, options, most).encode(examples)
     split = TextSplit(
         sequences,
@@ -157,5 +160,6 @@ def _classes(
     ]
 
 
-def _numbered(prompts: Sequence[str]) -> list[tuple[int, str]]:
-    return list(enumerate(prompts, start=1))
+def _positions(loaded: Loaded) -> int | None:
+    assert isinstance(loaded.backbone, TextBackbone)
+    return loaded.backbone.positions

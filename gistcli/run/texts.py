@@ -10,10 +10,10 @@ import psutil
 import torch
 
 from gistcli import registry
-from gistcli.artifacts.predictions import write_predictions
 from gistcli.artifacts.rundir import RunDirectory
 from gistcli.backbones import Backbone
 from gistcli.backbones.locating import locate
+from gistcli.backbones.text import TextBackbone
 from gistcli.data import Catalog
 from gistcli.data.text import (
     ChatTemplate,
@@ -29,15 +29,13 @@ from gistcli.data.text import (
     open_tokenizer,
 )
 from gistcli.errors import Refused
-from gistcli.evaluate.classify import predict, scalars, score
 from gistcli.evaluate.language.perplexity import perplexity
-from gistcli.evaluate.plots import write_classification_plots
 from gistcli.methods.base import Method, Tuner
 from gistcli.objectives import Objective
 from gistcli.objectives.chunked import choose_chunk
 from gistcli.recipe import DataSection, Recipe
 from gistcli.reporting import Reporter
-from gistcli.run.image_classification import say_catalog
+from gistcli.run.classification import Classification
 from gistcli.run.shelf import Shelf
 from gistcli.run.workload import Measured, Setting, Workload
 
@@ -46,7 +44,6 @@ class TextTask(Workload):
     """Text in the tokens of the model's own tokenizer.
 
     Attributes:
-        catalog: what is where.
         tokenizer: of the model.
         template: of its chats, where there is one.
     """
@@ -56,33 +53,17 @@ class TextTask(Workload):
     def __init__(
         self, recipe: Recipe, catalog: Catalog, tokenizer: Tokenizer, template: ChatTemplate | None
     ) -> None:
-        super().__init__(recipe)
-        self.catalog, self.tokenizer, self.template = catalog, tokenizer, template
-
-    @property
-    def classes(self) -> list[str]:
-        """Names in the order of the logits; none of a language model."""
-        return self.catalog.classes
-
-    @property
-    def name(self) -> str:
-        """Of the data."""
-        return self.catalog.name
-
-    @property
-    def names(self) -> list[str]:
-        """Of all splits that there are."""
-        return list(self.catalog.splits)
+        super().__init__(recipe, catalog)
+        self.tokenizer, self.template = tokenizer, template
 
     def say(self, reporter: Reporter) -> None:
         """The task, the examples by split, and what is odd about them."""
         reporter.say(f"task: {self.task}")
-        say_catalog(self.catalog, reporter)
+        super().say(reporter)
 
     def load(self, tuner: Tuner, setting: Setting, shelf: Shelf, reporter: Reporter) -> None:
         """Encode all examples."""
-        chosen = [s for s in self.catalog.splits if s != "test" or self.recipe.eval.test]
-        self.encode(tuner.backbone, chosen, setting.device, reporter)
+        self.encode(tuner.backbone, self.needed, setting.device, reporter)
 
     def encode(
         self, backbone: Backbone, splits: Sequence[str], device: torch.device, reporter: Reporter
@@ -93,8 +74,9 @@ class TextTask(Workload):
             DataError: nothing to learn in an example, or labels that are none of the classes.
             RecipeError: chats without a template; a max_length that the model does not have.
         """
+        assert isinstance(backbone, TextBackbone)
         options = text_options(self.recipe.data)
-        most = self.tokenizer.max_length(options.max_length, positions(backbone))
+        most = self.tokenizer.max_length(options.max_length, backbone.positions)
         encoder = Encoder(self.tokenizer, options, most, self.template)
         self.splits = {
             split: load_texts(
@@ -112,20 +94,9 @@ class TextTask(Workload):
     def compute_once(self, tuner: Tuner, setting: Setting, reporter: Reporter) -> None:
         """Nothing: every batch goes through the network."""
 
-    def begin(self, run: RunDirectory) -> None:
-        """Write down which example is in which split."""
-        self.catalog.write_splits(run.splits_path)
-
     def describe(self) -> dict[str, Any]:
         """Classes."""
         return {"classes": self.classes, "preprocessing": {}}
-
-    def _hashes(self) -> dict[str, Any]:
-        catalog = self.catalog
-        return {
-            "data_fingerprint": catalog.fingerprint(),
-            "data_fingerprints": {s: catalog.fingerprint(s) for s in catalog.splits},
-        }
 
     @staticmethod
     def commands(run: str, method: Method) -> list[list[str]]:
@@ -133,47 +104,8 @@ class TextTask(Workload):
         return [["gist", "predict", run, "INPUTS.jsonl", "-o", "predictions.jsonl"]]
 
 
-class TextClassification(TextTask):
+class TextClassification(TextTask, Classification):
     """Texts, or pairs of them, with one class each."""
-
-    task: ClassVar[str] = "classification"
-
-    def objective(self, tuner: Tuner, setting: Setting) -> Objective:
-        """Cross-entropy."""
-        kind = registry.resolve("objectives", self.task)
-        made: Objective = kind(tuner, label_smoothing=self.recipe.optim.label_smoothing)
-        return made
-
-    def measure(self, tuner: Tuner, split: str, setting: Setting, reporter: Reporter) -> Measured:
-        """Accuracy and what goes with it; the outputs are `Predictions`."""
-        outputs = predict(
-            tuner,
-            self.splits[split],
-            setting.eval_batch_size,
-            precision=setting.precision,
-            reporter=reporter,
-            phase=split,
-        )
-        return Measured(score(outputs, self.classes), outputs)
-
-    def scalars(self, measured: Measured) -> dict[str, float]:
-        """Those figures that are one number each."""
-        return scalars(measured.figures)
-
-    def keep(self, run: RunDirectory, split: str, measured: Measured) -> None:
-        """Every prediction, and the confusion matrix."""
-        outputs = measured.outputs
-        path = run.predictions_path(split)
-        write_predictions(path, outputs.names, outputs.labels, outputs.probabilities, self.classes)
-        write_classification_plots(run.plots, split, measured.figures, self.classes)
-
-    def result(self, measured: Mapping[str, Measured]) -> dict[str, Any]:
-        """Intervals, figures by class, and hashes of the examples."""
-        return {
-            "intervals": {f"{s}/accuracy": m.figures["interval"] for s, m in measured.items()},
-            "per_class": {s: m.figures["per_class"] for s, m in measured.items()},
-            **self._hashes(),
-        }
 
 
 class CausalText(TextTask):
@@ -205,19 +137,15 @@ class CausalText(TextTask):
         )
         return Measured(figures, None)
 
-    def scalars(self, measured: Measured) -> dict[str, float]:
-        """Loss and perplexity."""
-        return scalars(measured.figures)
-
     def keep(self, run: RunDirectory, split: str, measured: Measured) -> None:
         """Nothing but the figures."""
 
     def result(self, measured: Mapping[str, Measured]) -> dict[str, Any]:
         """Tokens that the figures rest on, and hashes of the examples."""
         return {
+            **super().result(measured),
             "intervals": {},
             "tokens": {s: m.figures["tokens"] for s, m in measured.items()},
-            **self._hashes(),
         }
 
 
@@ -279,21 +207,6 @@ def open_text(
 
 def _kind(examples: Sequence[Any]) -> type[TextTask]:
     return TextClassification if isinstance(examples[0], Labelled) else CausalText
-
-
-def positions(backbone: Backbone) -> int | None:
-    """Tokens that a sequence can have; None where the configuration names no limit.
-
-    RoBERTa and its like count positions from behind the id of the padding.
-    """
-    config: Any = backbone.model.config
-    found = getattr(config, "max_position_embeddings", None)
-    if not found:
-        return None
-    table: Any = getattr(
-        getattr(backbone.model.base_model, "embeddings", None), "padding_idx", None
-    )
-    return int(found) if table is None else int(found) - int(table) - 1
 
 
 def _free_bytes(device: torch.device) -> int:

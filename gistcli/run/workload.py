@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import torch
 
 from gistcli.artifacts.rundir import RunDirectory
-from gistcli.data import ImageSplit
+from gistcli.data import Catalog, ImageSplit
 from gistcli.data.text import TextSplit
+from gistcli.evaluate.classify import scalars
 from gistcli.evaluate.features import FeatureSplit
 from gistcli.methods.base import Method, Tuner
 from gistcli.objectives import Objective
@@ -53,6 +54,7 @@ class Workload(abc.ABC):
 
     Attributes:
         recipe: of the run.
+        catalog: its examples, by split.
         splits: by name; empty before `load`.
     """
 
@@ -61,30 +63,36 @@ class Workload(abc.ABC):
     metric: ClassVar[str] = "accuracy"
     """What decides the best evaluation where the recipe names nothing."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, catalog: Catalog) -> None:
         self.recipe = recipe
+        self.catalog = catalog
         self.splits: Mapping[str, Split] = {}
 
     # --- data -------------------------------------------------------------------------------
 
     @property
-    @abc.abstractmethod
     def classes(self) -> list[str]:
-        """Names in the order of the logits."""
+        """Names in the order of the logits; none of a language model."""
+        return self.catalog.classes
 
     @property
-    @abc.abstractmethod
     def name(self) -> str:
         """Of the data."""
+        return self.catalog.name
 
     @property
-    @abc.abstractmethod
     def names(self) -> list[str]:
         """Of all splits that there are."""
+        return list(self.catalog.splits)
 
-    @abc.abstractmethod
+    @property
+    def needed(self) -> list[str]:
+        """Splits that the run reads: all, but test only where it is measured on it."""
+        return [split for split in self.names if split != "test" or self.recipe.eval.test]
+
     def say(self, reporter: Reporter) -> None:
         """What the data hold, and what is odd about them."""
+        say_catalog(self.catalog, reporter)
 
     @abc.abstractmethod
     def load(self, tuner: Tuner, setting: Setting, shelf: Shelf, reporter: Reporter) -> None:
@@ -113,23 +121,27 @@ class Workload(abc.ABC):
     def measure(self, tuner: Tuner, split: str, setting: Setting, reporter: Reporter) -> Measured:
         """The figures of a split."""
 
-    @abc.abstractmethod
     def scalars(self, measured: Measured) -> dict[str, float]:
         """Those figures that are one number each."""
+        return scalars(measured.figures)
 
     # --- what stays -------------------------------------------------------------------------
 
-    @abc.abstractmethod
     def begin(self, run: RunDirectory) -> None:
         """Write down which example is in which split."""
+        self.catalog.write_splits(run.splits_path)
 
     @abc.abstractmethod
     def keep(self, run: RunDirectory, split: str, measured: Measured) -> None:
         """Write per-example outputs and plots."""
 
-    @abc.abstractmethod
     def result(self, measured: Mapping[str, Measured]) -> dict[str, Any]:
-        """Its part of result.json."""
+        """Its part of result.json: hashes of the examples, to which the kinds of tasks add."""
+        catalog = self.catalog
+        return {
+            "data_fingerprint": catalog.fingerprint(),
+            "data_fingerprints": {s: catalog.fingerprint(s) for s in catalog.splits},
+        }
 
     @abc.abstractmethod
     def describe(self) -> dict[str, Any]:
@@ -139,3 +151,18 @@ class Workload(abc.ABC):
     @abc.abstractmethod
     def commands(run: str, method: Method) -> list[list[str]]:
         """Further commands that a user is likely to want next."""
+
+
+def say_catalog(catalog: Catalog, reporter: Reporter) -> None:
+    """Classes by split, and what is odd about the data."""
+    columns, rows = catalog.table()
+    shown = rows[:40]
+    if len(rows) > len(shown):
+        shown = [*shown, [f"and {len(rows) - len(shown)} more", *[""] * (len(columns) - 1)]]
+    totals = [len(records) for records in catalog.splits.values()]
+    title = f"{catalog.name}: {len(rows)} classes" if rows else catalog.name
+    reporter.table(title, columns if rows else ["", *columns[1:]], [*shown, ["all", *totals]])
+    for note in catalog.notes:
+        reporter.say(note)
+    for warning in catalog.warnings:
+        reporter.warn(warning)

@@ -10,7 +10,7 @@ import pytest
 
 from gistcli import run
 from gistcli.recipe import Recipe
-from gistcli.run import finetuning, image_classification
+from gistcli.run import classification, finetuning
 
 Make = Callable[..., Recipe]
 
@@ -50,4 +50,4 @@ def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are the same for all methods, and half of the time of a run."""
     monkeypatch.setattr(finetuning, "write_curves", lambda *arguments: None)
     name = "write_classification_plots"
-    monkeypatch.setattr(image_classification, name, lambda *arguments: None)
+    monkeypatch.setattr(classification, name, lambda *arguments: None)

@@ -17,7 +17,6 @@ from gistcli.evaluate.classify import autocast, evaluation_mode
 from gistcli.evaluate.language.models import (
     device_of,
     language_model,
-    positions,
     require_room,
 )
 from gistcli.methods.base import Tuner
@@ -110,7 +109,7 @@ def generate(
     """
     backbone = language_model(tuner)
     _require_hooks_only(tuner)
-    lengths, carried = [len(p) for p in prompts], positions(backbone)
+    lengths, carried = [len(p) for p in prompts], backbone.positions
     total = min((n for n in (decoding.max_length, carried) if n is not None), default=None)
     require_room(lengths, None if total is None else total - 1, "prompt")
     most = decoding.max_new_tokens

@@ -31,12 +31,6 @@ def device_of(backbone: Causal) -> torch.device:
     return next(backbone.model.parameters()).device
 
 
-def positions(backbone: Causal) -> int | None:
-    """How many tokens a sequence can have; None where the configuration names no limit."""
-    found = getattr(backbone.config, "max_position_embeddings", None)
-    return int(found) if found else None
-
-
 def require_room(lengths: Sequence[int], most: int | None, what: str) -> None:
     """Every sequence has a token, and at most as many as there is room for.
 

@@ -20,7 +20,6 @@ from gistcli.evaluate.language.likelihood import batch_losses
 from gistcli.evaluate.language.models import (
     device_of,
     language_model,
-    positions,
     require_room,
 )
 from gistcli.evaluate.metrics import wilson
@@ -111,7 +110,7 @@ def rank(
     backbone = language_model(tuner)
     pairs = [(q.prompt, answer) for q in questions for answer in q.answers]
     require_room([len(q.prompt) for q in questions], None, "prompt")
-    require_room([len(p) + len(a) for p, a in pairs], positions(backbone), "sequence")
+    require_room([len(p) + len(a) for p, a in pairs], backbone.positions, "sequence")
     order = sorted(range(len(pairs)), key=lambda i: -len(pairs[i][0]) - len(pairs[i][1]))
     sums = torch.zeros(len(pairs), dtype=torch.float64)
     device = device_of(backbone)
