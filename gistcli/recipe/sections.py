@@ -42,12 +42,15 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Name = Annotated[str, Field(min_length=1)]
-Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "top5_accuracy", "loss", "perplexity"]
+Metric = Literal[
+    "accuracy", "balanced_accuracy", "macro_f1", "top5_accuracy", "f1", "matthews", "loss",
+    "pearson", "spearman", "correlation", "perplexity", "accuracy_by_mean", "rouge_l",
+]  # fmt: skip
 
 
 Role = Literal[
     "image", "label", "split", "group", "text", "second_text", "prompt", "completion", "messages",
-    "conversations", "system", "tools", "instruction", "input", "output",
+    "conversations", "system", "tools", "instruction", "input", "output", "answer", "options",
 ]  # fmt: skip
 """What a column of pictures, or of any format of text, can be."""
 
@@ -68,7 +71,7 @@ class Section(BaseModel):
 class TaskSection(Section):
     """What is learnt."""
 
-    type: Literal["auto", "classification", "causal_lm"] = "auto"
+    type: Literal["auto", "classification", "regression", "causal_lm"] = "auto"
     """The kind of problem; auto follows from model and data and is printed."""
     name: Name | None = None
     """Which of the `tasks` of a family file."""
@@ -265,7 +268,19 @@ class EvalSection(Section):
     select: Literal["last", "best"] = "last"
     """The weights that are kept and tested."""
     metric: Metric | None = None
-    """What best and patience look at; null: accuracy."""
+    """What best and patience look at; null: accuracy of classes, pearson of values, the loss of a
+    language model."""
+    positive: Name | None = None
+    """Of two classes the one that `f1` is of; null: the one that is not the other's `not_`, else
+    the second."""
+    protocol: Literal["perplexity", "commonsense", "gsm8k", "math", "rank", "rouge"] | None = None
+    """What a language model is measured by at the end, besides its loss: answers that it writes
+    (commonsense, gsm8k, math: right by the published rules; rouge: ROUGE-L), or the likelihoods of
+    given ones (rank). Before the end only where `metric` is one of its figures."""
+    limit: Count | None = None
+    """The first so many examples of a split go through `protocol`; null: all."""
+    max_new_tokens: Count | None = None
+    """Of a written answer; null: those of the protocol."""
     batch_size: Count | None = None
     """Examples per forward pass; null: as in training."""
     test: bool = True
