@@ -20,11 +20,12 @@ from gistcli.backbones.layout import Features, TokenLayout
 from gistcli.backbones.parts import affine_outputs, weight_offset
 from gistcli.backbones.sites import Output, Point, Site, Tap
 from gistcli.backbones.stored import StoredKeys
-from gistcli.backbones.text_roles import FUSED, MLP, ROLES, branches_of
+from gistcli.backbones.supervision import Supervised, supervised
+from gistcli.backbones.text_roles import FUSED, ROLES, branch_name, branches_of
 from gistcli.backbones.timm_family import unknown_point
 from gistcli.errors import NotSupported
 
-Task = Literal["classification", "causal_lm"]
+Task = Literal["classification", "causal_lm", "seq2seq"]
 
 
 class TextBackbone(Backbone):
@@ -34,8 +35,8 @@ class TextBackbone(Backbone):
     where they are needed, `position_ids` (B, T) and `token_type_ids` (B, T).
 
     Attributes:
-        task: classification has a head of its own, outside the base network; causal_lm has none
-            but the map to the vocabulary.
+        task: classification has a head of its own, outside the base network; causal_lm and
+            seq2seq have none but the map to the vocabulary.
 
     Raises:
         NotSupported: no sequence of equal blocks is found, or the head is not known.
@@ -54,7 +55,7 @@ class TextBackbone(Backbone):
         self.task: Task = "classification"
         if not type(model).__name__.endswith("ForSequenceClassification"):
             self.task = "causal_lm"
-        self.blocks_path = _find_blocks(self.hf)
+        self.block_paths = self._find_blocks()
         self.freeze()
         self._require_known_head()
 
@@ -74,9 +75,22 @@ class TextBackbone(Backbone):
         return self.hf.config
 
     @property
-    def blocks(self) -> Any:
-        """`model.layers`, `roberta.encoder.layer`."""
-        return self.model.get_submodule(self.blocks_path)
+    def blocks(self) -> list[nn.Module]:
+        """`model.layers`, `roberta.encoder.layer`; of an encoder-decoder first the encoder's."""
+        return [self.model.get_submodule(path) for path in self.block_paths]
+
+    def _find_blocks(self) -> list[str]:
+        """Paths of all blocks, in order.
+
+        Raises:
+            NotSupported: there is no list that holds them.
+        """
+        path = find_blocks(self.hf, int(self.config.num_hidden_layers))
+        return [f"{path}.{number}" for number in range(self.config.num_hidden_layers)]
+
+    def supervised(self, batch: Mapping[str, Tensor]) -> Supervised:
+        """The positions of a batch that predict a label, and the labels."""
+        return supervised(batch)
 
     @property
     def positions(self) -> int | None:
@@ -107,7 +121,7 @@ class TextBackbone(Backbone):
             for path, module in block.named_modules():
                 if not is_linear(module):
                     continue
-                name = f"{self.blocks_path}.{layer}.{path}"
+                name = f"{self.block_paths[layer]}.{path}"
                 site = Site(name, name, ROLES.get(path, path), layer, module)
                 sites.append(site)
                 if path in FUSED:
@@ -118,7 +132,7 @@ class TextBackbone(Backbone):
         """Norms and linear maps: those of the embeddings, of every block, and behind the last."""
         base = self.base
         prefix = self.hf.base_model_prefix if base is not self.model else ""
-        inside = f"{self.blocks_path}."
+        inside = tuple(f"{path}." for path in self.block_paths)
         paths = []
         for path, module in base.named_modules(prefix=prefix):
             norm = getattr(getattr(module, "weight", None), "ndim", 0) == 1
@@ -129,7 +143,7 @@ class TextBackbone(Backbone):
         return [replace(o, offset=norms.get(o.name, 0.0)) for o in found]
 
     def point(self, after: str, layer: int) -> Point:
-        """The place behind attention, mlp or a role in block `layer`.
+        """The place behind attention, cross_attention, mlp or a role in block `layer`.
 
         Where the block normalises behind the sum, attention and mlp stand in front of that sum,
         and what the branch reads is the residual itself.
@@ -140,10 +154,9 @@ class TextBackbone(Backbone):
         block = self.blocks[layer]
         found = branches_of(block)
         linears = {ROLES.get(path, path): path for path, m in block.named_modules() if is_linear(m)}
-        if found is None or after not in {"attention", "mlp", *linears}:
-            known = [*linears, *(() if found is None else ("attention", "mlp"))]
-            raise unknown_point(after, known if found else [], self.architecture)
-        branch = found[after in MLP]
+        if after not in {*found, *(linears if found else ())}:
+            raise unknown_point(after, [*linears, *found] if found else [], self.architecture)
+        branch = found[branch_name(after)]
         leaf = block.get_submodule(linears.get(after, branch.exit))
         if branch.norm is None:
             x_in = residual = Tap(block.get_submodule(branch.entry))
@@ -151,8 +164,10 @@ class TextBackbone(Backbone):
             norm = block.get_submodule(branch.norm)
             residual, x_in = Tap(norm), Tap(norm, output=True)
         width = _width(leaf) or int(self.config.hidden_size)
-        name = f"{self.blocks_path}.{layer}@{after}"
-        return Point(name, after, layer, width, residual, x_in, leaf)
+        name = f"{self.block_paths[layer]}@{after}"
+        # keys and values of cross-attention are as many as the encoder's tokens
+        aligned = after not in ("cross_key", "cross_value")
+        return Point(name, after, layer, width, residual, x_in, leaf, aligned)
 
     # --- head -------------------------------------------------------------------------------
 
@@ -283,13 +298,12 @@ def _width(module: Any) -> int | None:
     return None if found is None else int(found)
 
 
-def _find_blocks(model: Any) -> str:
-    """Path of the list that holds all blocks of the network.
+def find_blocks(model: Any, depth: int) -> str:
+    """Path of the first list of `depth` blocks of one kind.
 
     Raises:
         NotSupported: there is none.
     """
-    depth = model.config.num_hidden_layers
     for path, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == depth and _equal(module):
             return str(path)

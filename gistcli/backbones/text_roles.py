@@ -38,13 +38,33 @@ ROLES: Mapping[str, str] = {
     "mlp.dense_h_to_4h": "fc_in", "mlp.dense_4h_to_h": "fc_out",
     # Phi-3
     "self_attn.qkv_proj": "qkv", "mlp.gate_up_proj": "gate_up",
+    # T5, mT5, UMT5: the feed-forward network is the second layer of an encoder's block, the third
+    # of a decoder's
+    "layer.0.SelfAttention.q": "query", "layer.0.SelfAttention.k": "key",
+    "layer.0.SelfAttention.v": "value", "layer.0.SelfAttention.o": "attn_out",
+    "layer.1.EncDecAttention.q": "cross_query", "layer.1.EncDecAttention.k": "cross_key",
+    "layer.1.EncDecAttention.v": "cross_value", "layer.1.EncDecAttention.o": "cross_attn_out",
+    **{f"layer.{n}.DenseReluDense.{name}": role for n in (1, 2) for name, role in (
+        ("wi", "fc_in"), ("wi_0", "fc_gate"), ("wi_1", "fc_in"), ("wo", "fc_out")
+    )},
     # ModernBERT
     "attn.Wqkv": "qkv", "attn.Wo": "attn_out", "mlp.Wi": "gate_up", "mlp.Wo": "fc_out",
 }  # fmt: skip
 """Path in the block -> role."""
 
 MLP = frozenset({"mlp", "fc_in", "fc_gate", "fc_out", "gate_up"})
-"""Places that belong to the second branch."""
+"""Places that belong to the branch of the MLP."""
+CROSS = "cross_"
+"""What the roles of cross-attention begin with. As a target, a role without it names both kinds of
+attention: `query` is every query, as `q` is for PEFT; `cross_query` and `SelfAttention.q` are one
+kind each."""
+
+
+def branch_name(after: str) -> str:
+    """Which branch a place belongs to: attention, cross_attention or mlp."""
+    if after in MLP:
+        return "mlp"
+    return "cross_attention" if after.startswith(CROSS) else "attention"
 
 
 def _grouped(fused: Site, config: Any) -> list[Site]:
@@ -151,12 +171,18 @@ BRANCHES: tuple[tuple[Branch, Branch], ...] = (
     (Branch("attn.out_drop", "attn_norm"), Branch("mlp", "mlp_norm")),
 )
 """Attention and MLP of a block; the first pair of which all modules are there."""
+T5 = tuple(Branch(f"layer.{n}.dropout", f"layer.{n}.layer_norm") for n in range(3))
+"""Layers of a block: two of an encoder's, three of a decoder's."""
 
 
-def branches_of(block: nn.Module) -> tuple[Branch, Branch] | None:
-    """The two branches of a block; None for a family that is not known."""
+def branches_of(block: nn.Module) -> Mapping[str, Branch]:
+    """The branches of a block by name (`branch_name`); none for a family that is not known."""
     present = {name for name, _ in block.named_modules()}
+    layers = [branch for branch in T5 if branch.modules <= present]
+    if layers:
+        cross = ("cross_attention",) if len(layers) == 3 else ()
+        return dict(zip(("attention", *cross, "mlp"), layers, strict=True))
     for attention, mlp in BRANCHES:
         if attention.modules | mlp.modules <= present:
-            return attention, mlp
-    return None
+            return {"attention": attention, "mlp": mlp}
+    return {}
