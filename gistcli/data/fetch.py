@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gistcli.data.splits import split_name
+from gistcli.data.splits import ALIASES, PAIRED, split_name
 from gistcli.errors import DataError, NotFound
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 FILES = (".parquet", ".arrow")
+OWNERS = {
+    "glue": "nyu-mll/glue",
+    "super_glue": "aps/super_glue",
+    "gsm8k": "openai/gsm8k",
+    "ai2_arc": "allenai/ai2_arc",
+    "openbookqa": "allenai/openbookqa",
+    "winogrande": "allenai/winogrande",
+    "wikitext": "Salesforce/wikitext",
+}
+"""Where data sets of several configurations lie that are mostly called without their owner."""
+_SHARD = re.compile(r"(?P<split>.+?)(-\d{5}-of-\d{5})?")
 _PATIENCE = 2.0
 """Seconds that the hub has to answer before we go on without it."""
 
@@ -24,7 +37,8 @@ def load_tables(place: Path | str, splits: str | Mapping[str, str]) -> dict[str,
     """Tables by the data set's own split names; one without splits is `train`.
 
     Args:
-        place: an existing file or folder, or a name on the hub.
+        place: an existing file or folder, or a name on the hub: OWNER/NAME, and behind it the
+            configuration of a data set that has several (`nyu-mll/glue/sst2`).
         splits: the recipe's `data.splits`; it matters here where it names files.
 
     Raises:
@@ -52,13 +66,31 @@ def _from_disk(path: Path, splits: str | Mapping[str, str]) -> Any:
         return datasets.load_from_disk(str(path))
     root = path if path.is_dir() else path.parent
     if isinstance(splits, Mapping) and names_files(splits):
-        files = {split_name(s): str(root / os.path.expanduser(f)) for s, f in splits.items()}
-        kind = Path(next(iter(files.values()))).suffix
+        chosen = {split_name(s): str(root / os.path.expanduser(f)) for s, f in splits.items()}
+        files: Mapping[str, str | list[str]] = chosen
+        kind = Path(next(iter(chosen.values()))).suffix
     elif path.is_dir():
-        return datasets.load_dataset(str(path))
+        named = _named_shards(path)
+        if named is None:
+            return datasets.load_dataset(str(path))
+        files, kind = named, ".parquet"
     else:
         files, kind = {"train": str(path)}, path.suffix
     return datasets.load_dataset("arrow" if kind == ".arrow" else "parquet", data_files=files)
+
+
+def _named_shards(folder: Path) -> dict[str, list[str]] | None:
+    """Split -> its parquet files, where every file is called after a split.
+
+    `datasets` goes by single words in the names, so that it takes `validation_matched` and
+    `validation_mismatched` for one split.
+    """
+    found: dict[str, list[str]] = defaultdict(list)
+    for path in sorted(p for pattern in ("*", "*/*") for p in folder.glob(pattern)):
+        if path.suffix in FILES:
+            match = _SHARD.fullmatch(path.stem)
+            found[match["split"] if match else path.stem].append(str(path))
+    return dict(found) if {*found} <= {*ALIASES, *PAIRED} else None
 
 
 def names_files(splits: str | Mapping[str, str]) -> bool:
@@ -81,12 +113,30 @@ def holds_tables(folder: Path) -> bool:
     )
 
 
-def _from_hub(name: str) -> Any:
+def hub_name(asked: str) -> str | None:
+    """OWNER/NAME, with /CONFIGURATION behind it where one is named; None for what is no such name.
+
+    `hf:` says that the hub is meant. Without it a name of three parts is a path, but for the data
+    sets of `OWNERS`, which may also be called without their owner.
+    """
+    name = asked.removeprefix("hf:")
+    first, *rest = parts = name.split("/")
+    if not all(re.fullmatch(r"\w[\w.-]*", part) for part in parts):
+        return None
+    if first in OWNERS and len(rest) <= 1:
+        return "/".join([OWNERS[first], *rest])
+    known = name != asked or "/".join(parts[:2]) in OWNERS.values()
+    return name if len(parts) <= (3 if known else 2) else None
+
+
+def _from_hub(place: str) -> Any:
     """A data set of the hub, or its copy in the local cache where the hub does not answer."""
     import datasets
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
+    *owner, configuration = place.split("/")
+    name, configured = ("/".join(owner), configuration) if len(owner) > 1 else (place, None)
     why = ""
     try:
         # one short question first: the loader itself would retry for half a minute
@@ -103,15 +153,18 @@ def _from_hub(name: str) -> Any:
         why = _short(error)
     try:
         with _offline(bool(why)):
-            return datasets.load_dataset(name)
+            return datasets.load_dataset(name, configured)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         if not why:
-            raise DataError(f"{name} cannot be loaded: {_short(error)}") from error
+            more = " ".join(str(error).split("\n")[1:3])  # such as the configurations there are
+            raise DataError(f"{place} cannot be loaded: {_short(error)}", more) from error
+        part = f" --include '{configured}/*'" if configured else ""
+        folder = f"DIR/{configured}" if configured else "DIR"
         raise NotFound(
-            f"{name!r} is no path here, and as a data set of the hub it can be neither fetched nor "
-            f"found in the cache ({why}).",
-            f"Fetch it where there is a network: hf download {name} --repo-type dataset "
-            f"--local-dir DIR, and give DIR.",
+            f"{place!r} is no path here, and as a data set of the hub it can be neither fetched "
+            f"nor found in the cache ({why}).",
+            f"Fetch it where there is a network: hf download {name} --repo-type dataset{part} "
+            f"--local-dir DIR, and give it: --data {folder}.",
         ) from None
 
 

@@ -27,6 +27,12 @@ ALIASES = {
     "testing": "test",
 }
 """Names of splits as people write them, in lower case."""
+PAIRED = {
+    f"{name}_{half}": split if half == "matched" else None
+    for name, split in (("dev", "val"), ("validation", "val"), ("test", "test"))
+    for half in ("matched", "mismatched")
+}
+"""The two halves that MNLI has of these splits: the one that counts, and None for the other."""
 
 Part = dict[str, list[Record]]
 
@@ -62,7 +68,8 @@ def name_splits(
             if name not in names:
                 raise RecipeError(f"{where} has no split {name!r}.", did_you_mean(name, names))
         return chosen, []
-    known = {ALIASES[n.lower()]: n for n in reversed(names) if n.lower() in ALIASES}
+    aliases = {**PAIRED, **ALIASES}
+    known = {split: n for n in reversed(names) if (split := aliases.get(n.lower()))}
     ignored = [n for n in names if n not in known.values()]
     if not known:
         raise RecipeError(

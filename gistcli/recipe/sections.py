@@ -151,7 +151,8 @@ class DataSection(Section):
     augment: Literal["none", "flip-crop", "randaugment"] = "none"
     """Augmentation of the training images."""
     on_error: Literal["raise", "skip"] = "raise"
-    """Corrupt images: stop with the list of all of them, or leave them out with a warning."""
+    """Corrupt images, damaged lines and rows of text that cannot be used: stop with the list of
+    all of them, or leave them out with a warning."""
     preprocess: PreprocessSection = Field(default_factory=PreprocessSection)
     """What replaces parts of the model's own preparation of pictures."""
     format: Literal["auto", "messages", "sharegpt", "alpaca", "completion", "labelled", "plain"] = (

@@ -162,6 +162,7 @@ def text_options(data: DataSection) -> TextOptions:
         truncate=data.truncate,
         packing=data.packing,
         group_by_length=data.group_by_length,
+        skip=data.on_error == "skip",
     )
 
 

@@ -29,6 +29,7 @@ class TextOptions:
             completions, right for classification, and cuts plain text into pieces without loss.
         packing: several sequences in a row of `max_length`.
         group_by_length: batches of similar lengths, where rows are not packed.
+        skip: leave damaged lines and rows that cannot be used out, with a warning.
     """
 
     format: str = "auto"
@@ -41,6 +42,7 @@ class TextOptions:
     truncate: Literal["drop", "left", "right"] | None = None
     packing: bool = False
     group_by_length: bool = False
+    skip: bool = False
 
 
 DEFAULT_LENGTH = 2048

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from gistcli.data.base import SPLITS, some
 from gistcli.data.fetch import FILES, holds_tables, load_tables, names_files
-from gistcli.data.splits import ALIASES, name_splits, split_name
+from gistcli.data.splits import ALIASES, PAIRED, name_splits, split_name
 from gistcli.data.tables import ENDINGS as LISTS
 from gistcli.data.tables import readable
+from gistcli.data.text.unnamed import column_names
 from gistcli.errors import DataError, NotFound, RecipeError, did_you_mean
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 ENDINGS = (*LISTS, ".txt", *FILES)
 SHOWN = 5
 """How many problems of a kind a message names."""
-_ALIASES = {**ALIASES, "dev": "val"}
+_ALIASES = {**PAIRED, **ALIASES, "dev": "val"}
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,11 @@ class Row:
 
 
 def find_rows(
-    place: Path | str, splits: str | Mapping[str, str] = "auto", *, header: bool = True
+    place: Path | str,
+    splits: str | Mapping[str, str] = "auto",
+    *,
+    header: bool = True,
+    skip: bool = False,
 ) -> tuple[dict[str, list[Row]], list[str]]:
     """Rows by split (one without a name is `train`), and warnings on what was left out.
 
@@ -45,6 +50,7 @@ def find_rows(
             files, or saved by `datasets`; or the name of a data set on the hub.
         splits: `data.splits`: split -> file or name of a split.
         header: whether the first line of CSV and TSV files names the columns.
+        skip: leave damaged lines out, with a warning that counts them.
 
     Raises:
         NotFound: a file is not there, or a name neither on disk nor on the hub.
@@ -54,8 +60,21 @@ def find_rows(
     if isinstance(place, str) or (place.is_dir() and _is_tables(place, splits)):
         return _from_tables(place, splits)
     files, warnings = _files(place, splits)
-    ordered = [(split, files[split]) for split in SPLITS if split in files]
-    return {split: read_rows(path, header=header) for split, path in ordered}, warnings
+    rows: dict[str, list[Row]] = {}
+    for split in (s for s in SPLITS if s in files):
+        skipped: list[str] | None = [] if skip else None
+        rows[split] = read_rows(files[split], header=header, skipped=skipped)
+        if skipped:
+            warnings.append(f"{files[split].name}: {some(skipped, 'line', shown=SHOWN)} left out")
+        if header and _is_unnamed(files[split], rows[split]):
+            names = ", ".join(rows[split][0].values)
+            warnings.append(f"{files[split].name} has no line of names: its columns are {names}")
+    return rows, warnings
+
+
+def _is_unnamed(path: Path, rows: Sequence[Row]) -> bool:
+    """Whether a table's first line is data already."""
+    return path.suffix.lower() in (".csv", ".tsv") and rows[0].origin.endswith(":1")
 
 
 def _is_tables(folder: Path, splits: str | Mapping[str, str]) -> bool:
@@ -123,11 +142,20 @@ def _files_of_folder(folder: Path) -> tuple[dict[str, Path], list[str]]:
     )
 
 
-def read_rows(path: Path, *, header: bool = True) -> list[Row]:
+def read_rows(
+    path: Path, *, header: bool = True, skipped: list[str] | None = None
+) -> list[Row]:
     """The rows of one file.
 
     JSON is a list of objects, an object with one such list in it, or in truth JSON lines. A text
-    file has a row {text: ...} for each line that is not empty. TSV files may be quoted or not.
+    file has a row {text: ...} for each line that is not empty. TSV files may be quoted or not, and
+    may lack the line of names where `column_names` knows them.
+
+    Args:
+        path: of the file.
+        header: whether the first line of CSV and TSV files names the columns.
+        skipped: gets the lines of JSON lines and tables that are damaged; without, they are an
+            error.
 
     Raises:
         NotFound: there is no such file.
@@ -145,20 +173,33 @@ def read_rows(path: Path, *, header: bool = True) -> list[Row]:
     else:
         with readable(path):
             text = path.read_text(encoding="utf-8-sig")
-            rows = _text_rows(path, text, ending, header)
+            rows, bad = _text_rows(path, text, ending, header)
+        if bad and skipped is None:
+            what = "JSON objects" if "json" in ending else "of as many fields as the first"
+            raise DataError(
+                f"{path}: {some(bad, 'line', shown=SHOWN)} {_are(bad)} not {what}.",
+                "Repair or remove them, or leave them out: data.on_error=skip.",
+            )
+        if skipped is not None:
+            skipped += bad
     if not rows:
         raise DataError(f"{path} is empty.", "Give a file with at least one example.")
     return rows
 
 
-def _text_rows(path: Path, text: str, ending: str, header: bool) -> list[Row]:
+def _are(listed: Sequence[object]) -> str:
+    return "is" if len(listed) == 1 else "are"
+
+
+def _text_rows(path: Path, text: str, ending: str, header: bool) -> tuple[list[Row], list[str]]:
+    """The rows, and what is wrong with which line."""
     if ending == ".txt":
         lines = enumerate(text.split("\n"), 1)
-        return [Row({"text": line}, f"{path.name}:{n}") for n, line in lines if line.strip()]
+        return [Row({"text": line}, f"{path.name}:{n}") for n, line in lines if line.strip()], []
     if ending in (".csv", ".tsv"):
         return _separated(path, text, "," if ending == ".csv" else "\t", header)
     if ending == ".json" and not _is_lines(text):
-        return _json_rows(path, json.loads(text))
+        return _json_rows(path, json.loads(text)), []
     return _json_lines(path, text)
 
 
@@ -181,12 +222,13 @@ def _json_rows(path: Path, value: Any) -> list[Row]:
         raise DataError(f"{path} is no list of objects, nor an object with one such list in it.")
     bad = [f"{path.name}[{i}]" for i, row in enumerate(value) if not isinstance(row, dict)]
     if bad:
-        raise DataError(f"{path}: {some(bad, 'row', shown=SHOWN)} that are no objects.")
+        raise DataError(f"{path}: {some(bad, 'row', shown=SHOWN)} {_are(bad)} no objects.")
     return [Row(row, f"{path.name}[{i}]") for i, row in enumerate(value)]
 
 
-def _json_lines(path: Path, text: str) -> list[Row]:
-    rows, bad = [], []
+def _json_lines(path: Path, text: str) -> tuple[list[Row], list[str]]:
+    rows: list[Row] = []
+    bad: list[str] = []
     # not splitlines: JSON text may hold other line separators
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -200,12 +242,12 @@ def _json_lines(path: Path, text: str) -> list[Row]:
             rows.append(Row(value, f"{path.name}:{number}"))
         else:
             bad.append(f"line {number}: no object")
-    if bad:
-        raise DataError(f"{path}: {some(bad, 'line', shown=SHOWN)} that are not JSON objects.")
-    return rows
+    return rows, bad
 
 
-def _separated(path: Path, text: str, delimiter: str, header: bool) -> list[Row]:
+def _separated(
+    path: Path, text: str, delimiter: str, header: bool
+) -> tuple[list[Row], list[str]]:
     plain = delimiter == "\t" and _is_unquoted(text)
     reader = csv.reader(
         io.StringIO(text, newline=""),
@@ -215,20 +257,22 @@ def _separated(path: Path, text: str, delimiter: str, header: bool) -> list[Row]
     )
     records = list(_numbered(reader))
     if not records:
-        return []
+        return [], []
     names = [str(i) for i in range(len(records[0][1]))]
     if header:
-        names = [name.strip() for name in records.pop(0)[1]]
+        found = column_names([cells for _, cells in records])
+        names = found or [name.strip() for name in records.pop(0)[1]]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(f"{path} has two columns of the same name: {', '.join(twice)}.")
-    bad = [f"line {n}: {len(cells)}" for n, cells in records if len(cells) != len(names)]
-    if bad:
-        raise DataError(
-            f"{path}: {some(bad, 'line', shown=SHOWN)} with another number of fields than the "
-            f"{len(names)} of the first line."
-        )
-    return [Row(dict(zip(names, cells, strict=True)), f"{path.name}:{n}") for n, cells in records]
+    good = [(n, cells) for n, cells in records if len(cells) == len(names)]
+    bad = [
+        f"line {n}: {len(cells)} fields, not {len(names)}"
+        for n, cells in records
+        if len(cells) != len(names)
+    ]
+    rows = [Row(dict(zip(names, cells, strict=True)), f"{path.name}:{n}") for n, cells in good]
+    return rows, bad
 
 
 def _numbered(reader: Any) -> Iterator[tuple[int, list[str]]]:
