@@ -145,15 +145,22 @@ def predict(
     return Predictions(index, labels, logits, list(split.names))
 
 
-def score(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]:
+def score(
+    predictions: Predictions, classes: Sequence[str], positive: str | None = None
+) -> dict[str, Any]:
     """All figures of a classifier, as JSON values.
+
+    Args:
+        predictions: of a split.
+        classes: names in order.
+        positive: of two classes the one that `f1` is of; None for `metrics.positive_class`.
 
     Returns:
         What `metrics.score_labels` gives, plus `loss` (mean negative log-likelihood) and, with
         more than five classes, `top5_accuracy`.
     """
     labels = predictions.labels.numpy()
-    figures = score_labels(labels, predictions.predicted.numpy(), classes)
+    figures = score_labels(labels, predictions.predicted.numpy(), classes, positive)
     figures["loss"] = predictions.loss
     if len(classes) > 5:
         figures["top5_accuracy"] = top_k_accuracy(predictions.logits.numpy(), labels, 5)

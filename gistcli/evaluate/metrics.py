@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +31,10 @@ def wilson(successes: int, n: int, z: float = Z_95) -> tuple[float, float]:
 
 
 def score_labels(
-    labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str]
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    classes: Sequence[str],
+    positive: str | None = None,
 ) -> dict[str, Any]:
     """Figures that follow from the hard predictions alone.
 
@@ -38,12 +42,14 @@ def score_labels(
         labels: (N,) true class numbers.
         predicted: (N,) predicted class numbers.
         classes: names in order.
+        positive: of two classes the one that `f1` is of; None for `positive_class`.
 
     Returns:
         `n`, `accuracy`, `interval` (95 % Wilson), `balanced_accuracy` (mean recall over the
         classes that occur), `macro_f1` (mean over the classes that occur or are predicted),
-        `per_class` (rows of class, n, recall, interval, precision, f1; None where undefined) and
-        `confusion` (rows true, columns predicted).
+        `matthews` (the correlation of labels and predictions), with two classes `f1` of the
+        positive one, `per_class` (rows of class, n, recall, interval, precision, f1; None where
+        undefined) and `confusion` (rows true, columns predicted).
     """
     counts_KK = confusion_matrix(labels, predicted, labels=np.arange(len(classes)))
     right_K, true_K, named_K = counts_KK.diagonal(), counts_KK.sum(1), counts_KK.sum(0)
@@ -54,15 +60,38 @@ def score_labels(
     ]
     recalls = [row["recall"] for row in rows if row["recall"] is not None]
     f1s = [row["f1"] for row in rows if row["f1"] is not None]
+    binary = {}
+    if len(classes) == 2:
+        place = list(classes).index(positive or positive_class(classes))
+        binary["f1"] = rows[place]["f1"] or 0.0
     return {
         "n": n,
         "accuracy": right / n if n else 0.0,
         "interval": list(wilson(right, n)),
         "balanced_accuracy": float(np.mean(recalls)) if recalls else 0.0,
         "macro_f1": float(np.mean(f1s)) if f1s else 0.0,
+        "matthews": _matthews(right, true_K.tolist(), named_K.tolist()),
+        **binary,
         "per_class": rows,
         "confusion": counts_KK.tolist(),
     }
+
+
+def positive_class(classes: Sequence[str]) -> str:
+    """Of two classes the one that is looked for: not the other's `not_`, else the second."""
+    first, second = classes
+    return first if re.fullmatch(rf"(not|non|un)[-_ ]?{re.escape(first)}", second) else second
+
+
+def _matthews(right: int, true_K: Sequence[int], named_K: Sequence[int]) -> float:
+    """(c s - t.p) / sqrt((s^2 - p.p) (s^2 - t.t)) of c right of s (Gorodkin 2004).
+
+    0 where one side is of a single class, which then explains nothing of the other.
+    """
+    s = sum(true_K)
+    both = sum(t * p for t, p in zip(true_K, named_K, strict=True))
+    spread = (s * s - sum(p * p for p in named_K)) * (s * s - sum(t * t for t in true_K))
+    return (right * s - both) / math.sqrt(spread) if spread else 0.0
 
 
 def _class_row(name: str, right: int, true: int, named: int) -> dict[str, Any]:

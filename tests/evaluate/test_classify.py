@@ -90,7 +90,7 @@ def test_figures_are_json_and_agree_with_the_logits(tuner: Tuner, digits: ImageS
     assert figures["top5_accuracy"] >= figures["accuracy"]
     assert json.loads(json.dumps(figures, allow_nan=False)) == figures
     assert set(scalars(figures)) == {
-        "accuracy", "balanced_accuracy", "macro_f1", "loss", "top5_accuracy",
+        "accuracy", "balanced_accuracy", "macro_f1", "matthews", "loss", "top5_accuracy",
     }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 
 import numpy as np
@@ -10,11 +11,12 @@ import pytest
 from sklearn.metrics import (
     balanced_accuracy_score,
     f1_score,
+    matthews_corrcoef,
     precision_recall_fscore_support,
     top_k_accuracy_score,
 )
 
-from gistcli.evaluate.metrics import score_labels, top_k_accuracy, wilson
+from gistcli.evaluate.metrics import positive_class, score_labels, top_k_accuracy, wilson
 
 
 @pytest.mark.parametrize(
@@ -77,6 +79,9 @@ def test_figures_agree_with_scikit_learn_also_where_classes_are_missing(seed: in
     assert figures["balanced_accuracy"] == pytest.approx(balanced)
     macro = f1_score(labels, predicted, average="macro", zero_division=0)
     assert figures["macro_f1"] == pytest.approx(macro)
+    matthews = matthews_corrcoef(labels, predicted)
+    assert figures["matthews"] == pytest.approx(matthews)
+    assert "f1" not in figures  # of two classes only
     precision, recall, f1, _ = precision_recall_fscore_support(
         labels, predicted, labels=range(7), zero_division=np.nan
     )
@@ -84,6 +89,46 @@ def test_figures_agree_with_scikit_learn_also_where_classes_are_missing(seed: in
         for name, value in (("precision", precision[i]), ("recall", recall[i]), ("f1", f1[i])):
             assert row[name] == (None if np.isnan(value) else pytest.approx(value))
     assert json.loads(json.dumps(figures, allow_nan=False)) == figures
+
+
+LABELS = np.array([1, 1, 1, 1, 0, 0, 0, 1, 0, 1])
+PREDICTED = np.array([1, 0, 1, 1, 1, 0, 0, 1, 0, 0])
+TP, FP, FN, TN = 4, 1, 2, 3
+
+
+def test_matthews_is_the_correlation_of_the_two_by_two_table() -> None:
+    figures = score_labels(LABELS, PREDICTED, ["0", "1"])
+    sides = (TP + FP) * (TP + FN) * (TN + FP) * (TN + FN)
+    assert figures["matthews"] == pytest.approx((TP * TN - FP * FN) / math.sqrt(sides))
+
+
+def test_f1_is_that_of_the_second_of_two_classes_unless_another_is_named() -> None:
+    second, first = 2 * TP / (2 * TP + FP + FN), 2 * TN / (2 * TN + FP + FN)
+    assert score_labels(LABELS, PREDICTED, ["0", "1"])["f1"] == pytest.approx(second)
+    assert score_labels(LABELS, PREDICTED, ["a", "not_a"])["f1"] == pytest.approx(first)
+    assert score_labels(LABELS, PREDICTED, ["0", "1"], "0")["f1"] == pytest.approx(first)
+    assert score_labels(LABELS, LABELS * 0, ["0", "1"])["f1"] == 0
+
+
+@pytest.mark.parametrize(
+    ("classes", "positive"),
+    [
+        (("0", "1"), "1"),
+        (("negative", "positive"), "positive"),
+        (("duplicate", "not_duplicate"), "duplicate"),
+        (("equivalent", "non-equivalent"), "equivalent"),
+        (("acceptable", "unacceptable"), "acceptable"),
+        (("cat", "dog"), "dog"),
+    ],
+)
+def test_what_is_looked_for_is_the_class_that_is_not_the_others_not(
+    classes: tuple[str, str], positive: str
+) -> None:
+    assert positive_class(classes) == positive
+
+
+def test_predictions_that_never_change_explain_nothing() -> None:
+    assert score_labels(LABELS, LABELS * 0 + 1, ["0", "1"])["matthews"] == 0
 
 
 def test_top_k_agrees_with_scikit_learn() -> None:

@@ -95,7 +95,7 @@ def test_a_record_is_one_flat_json_line_with_known_keys(lab: ModuleType) -> None
     assert (last["kind"], last["step"], last["epoch"]) == ("eval", 7, 1.0)
     assert set(last) == {
         "kind", "step", "epoch", "val/accuracy", "val/balanced_accuracy", "val/macro_f1",
-        "val/loss", "val/top5_accuracy",
+        "val/matthews", "val/loss", "val/top5_accuracy",
     }  # fmt: skip
     assert json.loads(json.dumps(result.history)) == result.history
 

@@ -18,9 +18,10 @@ from gistcli.data.base import (
     refuse_options,
     some,
 )
+from gistcli.data.fetch import hub_name
 from gistcli.data.splits import divide, read_pinned, take_shots
 from gistcli.data.text.examples import Example, Labelled, as_bytes
-from gistcli.data.text.formats import Schema, find_schema, has_header
+from gistcli.data.text.formats import Schema, find_schema, has_header, holds_values
 from gistcli.data.text.options import TextOptions
 from gistcli.data.text.reading import Prompt, Reader
 from gistcli.data.text.records import ENDINGS, SHOWN, Row, find_rows
@@ -81,7 +82,9 @@ def open_texts(
     refuse_options("Text has neither groups nor folds", group_by=data.group_by, folds=data.folds)
     place = _place(data.path, base)
     name = place.replace("/", "-") if isinstance(place, str) else place.resolve().stem
-    rows, warnings = find_rows(place, data.splits, header=has_header(options.columns))
+    rows, warnings = find_rows(
+        place, data.splits, header=has_header(options.columns), skip=options.skip
+    )
     found = _examples(rows, options, name, task, templated)
     found.warnings[:0] = warnings
     splits = _splits(found, data, pinned, whole)
@@ -143,12 +146,20 @@ def _examples(
         rows[first], f"{name} {first}", columns=options.columns, format=options.format, task=task
     )
     prompt = _prompt(options, schema, templated)
+    numeric = task == "regression"
+    if task is None and holds_values(rows[first], schema):
+        numeric = True
+        found.notes.append(
+            "labels are numbers, not all of them whole, so they are values: task.type regression "
+            "(as classes: task.type=classification)"
+        )
     for split, members in rows.items():
         where = f"{name} {split}" if len(rows) > 1 else name
         # a public test set may lack the column of labels
         answered = schema.format != "labelled" or split == first
-        numeric = task == "regression"
-        reader = Reader(schema, prompt, options.replace, numeric=numeric, answered=answered)
+        reader = Reader(
+            schema, prompt, options.replace, numeric=numeric, answered=answered, skip=options.skip
+        )
         examples, notes = reader.read(members, where)
         found.notes += notes
         records = _records(examples, where, found.warnings)
@@ -163,13 +174,18 @@ def _place(asked: str, base: Path) -> Path | str:
     if path.exists():
         return path
     looks_local = path.suffix.lower() in ENDINGS or asked.startswith((".", "/", "~"))
-    if looks_local or asked.count("/") > 1:
-        near = os.listdir(path.parent) if path.parent.is_dir() else []
-        raise NotFound(
-            f"data.path: {asked} does not exist ({path}).",
-            did_you_mean(path.name, near) if len(near) < 30 else "",
-        )
-    return asked.removeprefix("hf:")
+    name = None if looks_local else hub_name(asked)
+    if name is None:
+        raise _missing(asked, path)
+    return name
+
+
+def _missing(asked: str, path: Path) -> NotFound:
+    near = os.listdir(path.parent) if path.parent.is_dir() else []
+    hint = did_you_mean(path.name, near) if len(near) < 30 else ""
+    if not near and asked.count("/") == 2 and not asked.startswith((".", "/", "~")):
+        hint = f"A configuration of a data set of the hub is hf:{asked}."
+    return NotFound(f"data.path: {asked} does not exist ({path}).", hint)
 
 
 def _records(examples: Sequence[Example], where: str, warnings: list[str]) -> list[Record]:

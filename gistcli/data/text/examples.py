@@ -32,6 +32,19 @@ class Message:
 
 
 @dataclass(frozen=True)
+class Gold:
+    """What answers are compared with where that is not the text to be learnt.
+
+    Attributes:
+        answer: as the data have it; None where they have none.
+        options: of which one is right; empty where none are given.
+    """
+
+    answer: str | None = None
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Chat:
     """A conversation, with the tools that were on offer in it.
 
@@ -41,6 +54,7 @@ class Chat:
     messages: tuple[Message, ...]
     tools: tuple[Any, ...] | None = None
     origin: str = ""
+    gold: Gold | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +64,7 @@ class Completion:
     prompt: str
     completion: str
     origin: str = ""
+    gold: Gold | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +90,8 @@ Example = Chat | Completion | Labelled | Plain
 
 def as_bytes(example: Example) -> bytes:
     """The content of an example, without its origin: equal for equal examples only."""
-    content = {k: v for k, v in asdict(example).items() if k != "origin"}
+    found = asdict(example)
+    content = {k: v for k, v in found.items() if k != "origin" and (k, v) != ("gold", None)}
     kind = type(example).__name__
     return json.dumps([kind, content], ensure_ascii=False, default=str).encode(
         "utf-8", "surrogatepass"

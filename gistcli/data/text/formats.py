@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,11 +27,13 @@ _TEXTS = (
     ("question", "passage"),
     ("question", "sentence"),
     ("text1", "text2"),
+    ("#1 string", "#2 string"),  # MRPC as GLUE hands it out
     ("text",),
     ("sentence",),
     ("review",),
     ("tweet",),
 )
+_LABELS = (*USUAL["label"], "gold_label", "is_duplicate", "quality", "score")
 _ANSWERS = ("completion", "output", "label")
 """Roles that are lacking where only prompts are given."""
 _CONTEXTS = ("passage", "context", "choices", "options", "table", "image")
@@ -66,25 +69,29 @@ class Format:
 
 
 _CLASSES = ("classification", "regression")
+_GOLD = ("answer", "options")
+"""What generated answers are compared with."""
+_TOLD = ("second_text", "options")
+"""Roles that a column has only where that was said."""
 FORMATS = {
-    "messages": Format(("messages",), ({"messages": "messages"},), ("tools",)),
+    "messages": Format(("messages",), ({"messages": "messages"},), ("tools", *_GOLD)),
     "sharegpt": Format(
-        ("conversations",), ({"conversations": "conversations"},), ("system", "tools")
+        ("conversations",), ({"conversations": "conversations"},), ("system", "tools", *_GOLD)
     ),
     "alpaca": Format(
         ("instruction", "output"),
         tuple({"instruction": "instruction", "output": o} for o in ("output", "response")),
-        ("input", "system"),
+        ("input", "system", *_GOLD),
     ),
     "completion": Format(
-        ("prompt", "completion"), tuple({"prompt": p, "completion": c} for p, c in _PROMPTS)
+        ("prompt", "completion"), tuple({"prompt": p, "completion": c} for p, c in _PROMPTS), _GOLD
     ),
     "labelled": Format(
         ("text", "label"),
         tuple(
             {**dict(zip(("text", "second_text"), texts, strict=False)), "label": label}
             for texts in _TEXTS
-            for label in USUAL["label"]
+            for label in _LABELS
         ),
         ("second_text",),
         _CLASSES,
@@ -172,6 +179,20 @@ def find_schema(
     raise _undecided(found, counted, len(rows), where, task)
 
 
+def holds_values(rows: Sequence[Row], schema: Schema) -> bool:
+    """Whether all labels are finite numbers and some are no whole ones, as no class is called."""
+    if schema.format != "labelled":
+        return False
+    column = schema.columns["label"]
+    cells = [row.values.get(column) for row in rows]
+    given = [cell for cell in cells if cell is not None and cell != ""]
+    try:
+        numbers = [float(cell) for cell in given]
+    except (TypeError, ValueError):
+        return False
+    return all(map(math.isfinite, numbers)) and not all(n.is_integer() for n in numbers)
+
+
 def _undecided(
     found: Mapping[str, Schema], counted: Mapping[str, int], rows: int, where: str, task: str | None
 ) -> GistError:
@@ -227,7 +248,7 @@ def _match(kind: Format, asked: Mapping[str, str], present: Sequence[str]) -> di
         matched = next((m for way in kind.ways if (m := _along(way, asked, lower))), None)
     if matched is None:
         return None
-    extras = {role: lower[role] for role in kind.extras if role in lower and role != "second_text"}
+    extras = {role: lower[role] for role in kind.extras if role in lower and role not in _TOLD}
     return {**extras, **matched}
 
 

@@ -15,6 +15,7 @@ from gistcli.data.text.examples import (
     Chat,
     Completion,
     Example,
+    Gold,
     Labelled,
     Message,
     Plain,
@@ -57,6 +58,7 @@ class Reader:
         replace: exact replacements in completions.
         numeric: whether labels are values and not classes.
         answered: whether every row must hold an answer to learn; without, a missing one is empty.
+        skip: leave rows that cannot be used out, with a warning that counts them.
     """
 
     schema: Schema
@@ -64,6 +66,7 @@ class Reader:
     replace: Mapping[str, str] | None = None
     numeric: bool = False
     answered: bool = True
+    skip: bool = False
 
     def read(self, rows: Sequence[Row], where: str) -> tuple[list[Example], list[str]]:
         """Examples in the order of the rows, and notes on rows that were passed over.
@@ -83,24 +86,26 @@ class Reader:
                     empty += 1
                 else:
                     problems.append(f"{row.origin}: {error}")
-        if problems:
+        named = some(problems, "row", shown=SHOWN)
+        if problems and not (self.skip and examples):
             raise DataError(
-                f"{where} ({self.schema.format}): {some(problems, 'row', shown=SHOWN)} cannot be "
-                f"used.",
-                "Repair or remove them; data.format and data.columns say how rows are read.",
+                f"{where} ({self.schema.format}): {named} cannot be used.",
+                "Repair or remove them, or leave them out: data.on_error=skip. data.format and "
+                "data.columns say how rows are read.",
             )
         if not examples:
             raise DataError(f"{where} holds no text.", "Give a file with at least one example.")
-        return examples, [f"{where}: {empty:,} empty rows left out"] if empty else []
+        notes = [f"{where}: {named} left out"] if problems else []
+        return examples, [*notes, *([f"{where}: {empty:,} empty rows left out"] if empty else [])]
 
     # --- one format each --------------------------------------------------------------------
 
     def _messages(self, row: Row) -> Chat:
-        return self._chat(_turns(self._value(row, "messages")), self._tools(row), row.origin)
+        return self._chat(_turns(self._value(row, "messages")), self._tools(row), row)
 
     def _sharegpt(self, row: Row) -> Chat:
         turns = _turns(self._value(row, "conversations"))
-        return self._chat([*self._system(row), *turns], self._tools(row), row.origin)
+        return self._chat([*self._system(row), *turns], self._tools(row), row)
 
     def _alpaca(self, row: Row) -> Chat | Completion:
         instruction = self._text(row, "instruction")
@@ -109,14 +114,14 @@ class Reader:
         if self.prompt == "chat":
             user = Message("user", f"{instruction}\n{given}" if given else instruction)
             turns = [*self._system(row), user, *_said(output)]
-            return self._chat(turns, None, row.origin)
+            return self._chat(turns, None, row)
         before = "".join(f"{message.content}\n\n" for message in self._system(row))
         if self.prompt == "alpaca":
             body = f"{_ALPACA_INPUT if given else _ALPACA}{instruction}\n\n"
             body += f"### Input:\n{given}\n\n" if given else ""
-            return Completion(f"{before}{body}### Response:\n", output, row.origin)
+            return Completion(f"{before}{body}### Response:\n", output, row.origin, self._gold(row))
         body = f"{instruction}\n{given}\n" if given else f"{instruction}\n"
-        return Completion(before + body, output, row.origin)
+        return Completion(before + body, output, row.origin, self._gold(row))
 
     def _completion(self, row: Row) -> Chat | Completion:
         prompt, completion = self._value(row, "prompt"), self._cell(row, "completion")
@@ -124,11 +129,11 @@ class Reader:
             completion = completion or []
             asked = _turns(prompt if isinstance(prompt, list) else [_user(prompt)])
             untrained = [Message(m.role, m.content, False, m.extra) for m in asked]
-            return self._chat([*untrained, *_turns(completion, none=True)], None, row.origin)
+            return self._chat([*untrained, *_turns(completion, none=True)], None, row)
         text, answer = self._text(row, "prompt"), self._answer(row, "completion")
         if self.prompt == "chat":
-            return self._chat([Message("user", text), *_said(answer)], None, row.origin)
-        return Completion(text, answer, row.origin)
+            return self._chat([Message("user", text), *_said(answer)], None, row)
+        return Completion(text, answer, row.origin, self._gold(row))
 
     def _labelled(self, row: Row) -> Labelled:
         second = self._text(row, "second_text") if "second_text" in self.schema.columns else None
@@ -159,10 +164,23 @@ class Reader:
             return None
         return self._value(row, role)
 
-    def _chat(self, turns: Sequence[Message], tools: tuple[Any, ...] | None, origin: str) -> Chat:
+    def _chat(self, turns: Sequence[Message], tools: tuple[Any, ...] | None, row: Row) -> Chat:
         if self.answered and not any(m.role == "assistant" and m.trained for m in turns):
             raise _Bad("no turn of the assistant to learn from")
-        return Chat(tuple(turns), tools, origin)
+        return Chat(tuple(turns), tools, row.origin, self._gold(row))
+
+    def _gold(self, row: Row) -> Gold | None:
+        """What answers are compared with; None where no column is for that."""
+        columns = self.schema.columns
+        if not columns.keys() & {"answer", "options"}:
+            return None
+        options = self._cell(row, "options") if "options" in columns else None
+        texts = tuple(map(_as_text, _parsed(options, "options"))) if options else ()
+        try:
+            answer = _as_text(self._cell(row, "answer")) if "answer" in columns else ""
+        except _Bad:  # a column that is merely called so
+            answer = ""
+        return Gold(answer or None, texts)
 
     def _text(self, row: Row, role: str, *, empty: bool = False) -> str:
         if empty and self.schema.columns.get(role) not in row.values:

@@ -1,4 +1,4 @@
-"""What language models are measured by: GLUE's figures, generated answers, ranked answers, ROUGE-L.
+"""What language models are measured by: generated answers, ranked answers, ROUGE-L.
 
 Nothing is imported here: the figures of texts need no network.
 """

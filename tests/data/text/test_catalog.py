@@ -153,3 +153,16 @@ def test_real_instructions_are_packed_close_in_the_chat_template_of_choice(
     split = load_texts("alpaca", examples_of(catalog, "val"), encoder, train=True)
     # the ratio that the lengths allow over padding is the inverse of the latter's share
     assert split.efficiency(4) >= 0.9
+
+
+def test_values_have_no_classes_and_are_divided_like_everything_else(
+    tmp_path: Path, options: Options
+) -> None:
+    lines(tmp_path / "all.jsonl", [{"text": f"t{i}", "label": i / 4} for i in range(40)])
+    catalog = open_texts(options("all.jsonl"), PLAIN, base=tmp_path)
+    assert catalog.classes == []
+    assert catalog.counts() == {"train": 32, "val": 4, "test": 4}
+    assert any("task.type regression" in note for note in catalog.notes)
+    first = examples_of(catalog, "train")[0]
+    assert isinstance(first, Labelled)
+    assert isinstance(first.label, float)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from gistcli.data.text.examples import Chat, Completion, Labelled, Message, Plain
-from gistcli.data.text.formats import find_schema, has_header
+from gistcli.data.text.examples import Chat, Completion, Gold, Labelled, Message, Plain
+from gistcli.data.text.formats import find_schema, has_header, holds_values
 from gistcli.data.text.reading import Reader
 from gistcli.data.text.records import Row
 from gistcli.errors import DataError, RecipeError
@@ -34,7 +34,7 @@ def test_the_format_is_found_from_the_columns() -> None:
     system = (Message("system", "be kind"), *SAID)
     assert read({"conversations": shared, "system": "be kind"}) == [Chat(system, origin=origin)]
     assert read({"prompt": "a ", "completion": "b"}) == [Completion("a ", "b", origin)]
-    assert read({"question": "a", "answer": "b"}) == [Completion("a", "b", origin)]
+    assert read({"question": "a", "answer": "b"}) == [Completion("a", "b", origin, Gold("b"))]
     assert read({"sentence": "a", "label": 1, "idx": 0}) == [Labelled("a", None, "1", origin)]
     pair = {"question": "a?", "passage": "b", "label": "yes"}
     assert read(pair) == [Labelled("a?", "b", "yes", origin)]
@@ -44,10 +44,10 @@ def test_the_format_is_found_from_the_columns() -> None:
 def test_an_alpaca_row_is_put_as_a_chat_with_a_preamble_or_plainly() -> None:
     bare = {"instruction": "add", "input": "", "output": "3", "answer": "3"}
     full = {**bare, "input": "1 2"}
-    assert read(full, prompt="plain") == [Completion("add\n1 2\n", "3", "f.jsonl:1")]
-    assert read(bare, prompt="plain") == [Completion("add\n", "3", "f.jsonl:1")]
+    assert read(full, prompt="plain") == [Completion("add\n1 2\n", "3", "f.jsonl:1", Gold("3"))]
+    assert read(bare, prompt="plain") == [Completion("add\n", "3", "f.jsonl:1", Gold("3"))]
     said = (Message("user", "add\n1 2"), Message("assistant", "3"))
-    assert read(full, prompt="chat") == [Chat(said, origin="f.jsonl:1")]
+    assert read(full, prompt="chat") == [Chat(said, origin="f.jsonl:1", gold=Gold("3"))]
     [with_input] = read(full, prompt="alpaca")
     assert with_input.prompt.endswith(
         "\n\n### Instruction:\nadd\n\n### Input:\n1 2\n\n### Response:\n"
@@ -60,7 +60,7 @@ def test_a_mapping_wins_and_may_be_a_text_with_columns_in_it() -> None:
     row = {"question": "1+2?", "answer": "#### 3", "text": "no"}
     columns = {"prompt": "Q: {question}\nA:", "completion": "answer"}
     made = read(row, columns=columns, replace={"####": "it is"})
-    assert made == [Completion("Q: 1+2?\nA:", "it is 3", "f.jsonl:1")]
+    assert made == [Completion("Q: 1+2?\nA:", "it is 3", "f.jsonl:1", Gold("#### 3"))]
     numbered = read({"0": "1", "1": "fine"}, columns={"label": 0, "text": 1})
     assert numbered == [Labelled("fine", None, "1", "f.jsonl:1")]
     assert not has_header({"label": "0", "text": "1"})
@@ -175,3 +175,39 @@ def test_empty_documents_are_passed_over_and_counted() -> None:
 def test_labels_of_the_wrong_kind_are_refused(label: Any, numeric: bool) -> None:
     with pytest.raises(DataError, match="the label"):
         read({"text": "a", "label": label}, numeric=numeric)
+
+
+def test_what_answers_are_compared_with_stands_beside_what_is_learnt() -> None:
+    row = {"instruction": "i", "output": "the correct answer is b", "answer": "b"}
+    [completion] = read(row, prompt="plain")
+    assert completion.gold == Gold("b")
+    [chat] = read(row, prompt="chat")
+    assert chat.gold == Gold("b")
+    columns = {"prompt": "q", "completion": "a", "options": "o"}
+    [asked] = read({"q": "1?", "a": "x", "o": ["x", "y"]}, columns=columns)
+    assert asked.gold == Gold(None, ("x", "y"))
+    [asked] = read({"q": "1?", "a": "x", "o": '["x", "y"]'}, columns=columns)
+    assert asked.gold == Gold(None, ("x", "y"))
+    with pytest.raises(DataError, match="options is neither a list nor JSON"):
+        read({"q": "1?", "a": "x", "o": "x or y"}, columns=columns)
+    # a column that is merely called so is none
+    [plain] = read({"prompt": "p", "completion": "c", "answer": ["p"], "options": "x"})
+    assert plain.gold == Gold()
+
+
+@pytest.mark.parametrize(
+    ("labels", "values"),
+    [
+        (["1.5", "2", "3"], True),
+        ([0.25, 3, None], True),
+        (["1", "2", "3.0"], False),
+        (["1.5", "2", "three"], False),
+        (["1.5", "inf", "2"], False),
+        (["a", "b"], False),
+    ],
+)
+def test_labels_are_values_where_they_are_numbers_and_not_all_whole(
+    labels: list[Any], values: bool
+) -> None:
+    found = rows(*({"text": "t", "label": label} for label in labels))
+    assert holds_values(found, find_schema(found, "f.jsonl")) == values
