@@ -15,7 +15,7 @@ from gistcli import registry
 from gistcli.backbones import hf_images
 from gistcli.backbones.base import Backbone
 from gistcli.backbones.hf_vit import MODEL_TYPES, architecture_of
-from gistcli.backbones.text_classes import class_for, is_encoder_decoder
+from gistcli.backbones.text_classes import SEQ2SEQ, class_for, is_encoder_decoder
 from gistcli.errors import NotFound, NotSupported, Refused, UnknownName, WeightsError, did_you_mean
 
 EMBEDDED = {"gist_vit_nano": "gist_vit_nano"}
@@ -134,8 +134,6 @@ def _describe(folder: Path) -> tuple[str, str]:
 
 
 def _of_text(content: Mapping[str, Any]) -> str | None:
-    if is_encoder_decoder(content):
-        return None
     return class_for(str(content.get("model_type")), None)
 
 
@@ -145,13 +143,13 @@ def _not_taken(folder: Path, content: Mapping[str, Any]) -> NotSupported:
     found = f"{folder} is a transformers folder of type {kind!r} ({classes})"
     if is_encoder_decoder(content):
         return NotSupported(
-            f"{found}: encoder-decoders are not supported yet.",
-            "Use an encoder (BERT, RoBERTa) or a decoder (Llama, Qwen).",
+            f"{found}, an encoder-decoder that no backbone family takes.",
+            f"Types that are taken: {', '.join(SEQ2SEQ)}. Or use an encoder or a decoder.",
         )
     return NotSupported(
         f"{found}, which no backbone family takes.",
-        f"Types that are taken: {', '.join(MODEL_TYPES)}, encoders and decoders of text. Or use "
-        "the timm version of the network (its config.json has the key `architecture`).",
+        f"Types that are taken: {', '.join(MODEL_TYPES)}, and encoders, decoders and T5s of text. "
+        "Or use the timm version of the network (its config.json has the key `architecture`).",
     )
 
 

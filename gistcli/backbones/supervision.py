@@ -16,7 +16,7 @@ IGNORED = -100
 
 
 class Supervised(NamedTuple):
-    """What a causal language model is asked for in a batch.
+    """What a language model is asked for in a batch.
 
     Attributes:
         where: (B, T) bool, the positions whose output predicts a supervised token.
@@ -25,6 +25,18 @@ class Supervised(NamedTuple):
 
     where: Tensor
     targets: Tensor
+
+
+def supervised_targets(batch: Mapping[str, Tensor]) -> Supervised:
+    """Those of an encoder-decoder, whose labels stand where they are predicted.
+
+    Its decoder reads the labels shifted by one, so that nothing is left to shift.
+
+    Args:
+        batch: `labels` (B, T) of the targets, -100 where nothing is learnt.
+    """
+    where_BT = batch["labels"] != IGNORED
+    return Supervised(where_BT, batch["labels"][where_BT])
 
 
 def supervised(batch: Mapping[str, Tensor]) -> Supervised:

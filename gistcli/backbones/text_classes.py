@@ -1,4 +1,4 @@
-"""Which of transformers' classes are encoders and decoders of text, by the library's own tables."""
+"""Which of transformers' classes read text, and how, by the library's own tables."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, Literal
 
-Family = Literal["encoder", "causal"]
+Family = Literal["encoder", "causal", "seq2seq"]
 CLASSIFIER = "ForSequenceClassification"
 HEADED = ("classification", "multilabel", "regression")
 """Tasks with a head of their own, and one row of outputs for every text."""
 LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel")
+CONDITIONAL = "ForConditionalGeneration"
+SEQ2SEQ = ("t5", "mt5", "umt5")
+"""Types of encoder-decoders that are taken: those built like T5."""
 
 
 @cache
-def _tables() -> tuple[Mapping[str, str], Mapping[str, str], Mapping[str, str], frozenset[str]]:
-    """Model type -> class: language models, masked ones, classifiers; and encoder-decoders."""
+def _tables() -> tuple[Mapping[str, str], ...]:
+    """Model type -> class: language models, masked ones, classifiers, encoder-decoders."""
     from transformers.models.auto import modeling_auto as auto
 
     return (
@@ -26,15 +29,15 @@ def _tables() -> tuple[Mapping[str, str], Mapping[str, str], Mapping[str, str], 
         },
         dict(auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES),
         dict(auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES),
-        frozenset(auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES),
+        dict(auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES),
     )
 
 
 def family_of_type(model_type: str) -> Family | None:
-    """encoder, causal, or None for other networks, encoder-decoders among them."""
+    """encoder, causal, seq2seq, or None for other networks."""
     causal, masked, classifiers, both = _tables()
     if model_type in both:
-        return None
+        return "seq2seq" if model_type in SEQ2SEQ else None
     if model_type in masked:
         return "encoder" if model_type in classifiers else None
     return "causal" if model_type in causal else None
@@ -42,21 +45,21 @@ def family_of_type(model_type: str) -> Family | None:
 
 @cache
 def _families() -> dict[str, Family]:
-    causal, _, classifiers, _ = _tables()
-    found: dict[str, Family] = {}
+    causal, _, classifiers, both = _tables()
+    found: dict[str, Family] = {both[model_type]: "seq2seq" for model_type in SEQ2SEQ}
     for model_type in {*causal, *classifiers}:
         family = family_of_type(model_type)
+        if family is None or family == "seq2seq":
+            continue
         for names in (causal, classifiers):
-            if family is not None and model_type in names:
-                if family == "encoder" and names is causal:
-                    continue
+            if model_type in names and not (family == "encoder" and names is causal):
                 found[names[model_type]] = family
     return found
 
 
 def family_of_class(architecture: str) -> Family | None:
     """The family of a class by its name; None for what is no such class."""
-    if not architecture.endswith((CLASSIFIER, *LANGUAGE_MODELS)):
+    if not architecture.endswith((CLASSIFIER, CONDITIONAL, *LANGUAGE_MODELS)):
         return None  # most names are timm's: transformers' tables stay unread
     return _families().get(architecture)
 
@@ -66,11 +69,13 @@ def class_for(model_type: str, task: str | None) -> str | None:
 
     Args:
         model_type: of config.json.
-        task: classification (multilabel, regression), causal_lm, or None for what the family is
-            mostly for.
+        task: classification (multilabel, regression), causal_lm, seq2seq, or None for what the
+            family is mostly for. An encoder-decoder classifies as it writes, by label words.
     """
-    causal, _, classifiers, _ = _tables()
+    causal, _, classifiers, both = _tables()
     family = family_of_type(model_type)
+    if family == "seq2seq":
+        return both[model_type] if task in (None, "seq2seq", "classification") else None
     if task is None:
         task = "classification" if family == "encoder" else "causal_lm"
     if family is not None and task in HEADED:
