@@ -118,7 +118,8 @@ def read_unanswered(
             members, where, columns=options.columns, format=options.format, task=task,
             answered=False,
         )  # fmt: skip
-        reader = Reader(schema, _prompt(options, schema, templated), answered=False)
+        prompt, numeric = _prompt(options, schema, templated), task == "regression"
+        reader = Reader(schema, prompt, numeric=numeric, answered=False)
         found += reader.read(members, where)[0]
     return found
 

@@ -142,9 +142,7 @@ def _files_of_folder(folder: Path) -> tuple[dict[str, Path], list[str]]:
     )
 
 
-def read_rows(
-    path: Path, *, header: bool = True, skipped: list[str] | None = None
-) -> list[Row]:
+def read_rows(path: Path, *, header: bool = True, skipped: list[str] | None = None) -> list[Row]:
     """The rows of one file.
 
     JSON is a list of objects, an object with one such list in it, or in truth JSON lines. A text
@@ -245,9 +243,7 @@ def _json_lines(path: Path, text: str) -> tuple[list[Row], list[str]]:
     return rows, bad
 
 
-def _separated(
-    path: Path, text: str, delimiter: str, header: bool
-) -> tuple[list[Row], list[str]]:
+def _separated(path: Path, text: str, delimiter: str, header: bool) -> tuple[list[Row], list[str]]:
     plain = delimiter == "\t" and _is_unquoted(text)
     reader = csv.reader(
         io.StringIO(text, newline=""),
