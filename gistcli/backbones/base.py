@@ -16,9 +16,10 @@ from torch.nn import functional as F
 from gistcli.backbones.attending import AttentionSeam
 from gistcli.backbones.fingerprint import fingerprint, read_header
 from gistcli.backbones.layout import Features, TokenLayout
+from gistcli.backbones.prefix import PrefixSeam
 from gistcli.backbones.sites import Output, Point, Site, Switch, Tap
 from gistcli.backbones.stored import StoredKeys, rows_of
-from gistcli.backbones.tokens import InsertedTokens, MakeTokens, TokenHandle
+from gistcli.backbones.tokens import BlockTokens, InsertedTokens, MakeTokens, TokenHandle
 from gistcli.errors import NotMergeable, NotSupported, Refused, UnknownName, did_you_mean
 
 Layers = Literal["all"] | Sequence[int]
@@ -58,8 +59,10 @@ class Backbone(nn.Module, abc.ABC):
     """What it reads; decides which of a method's recommended settings apply."""
     library: ClassVar[str] = "timm"
     """Whose folders this family's weights lie in: timm or transformers."""
-    token_refusal: ClassVar[str] = "it has no place for further tokens"
+    token_refusal: str = "it has no place for further tokens"
     """Why the family carries no further tokens, where it does not."""
+    prefix_refusal: ClassVar[str] = "only decoders of text keep keys and values"
+    """Why the family takes no prefix of keys and values, where it does not."""
 
     model: nn.Module
     origin: Origin
@@ -143,17 +146,25 @@ class Backbone(nn.Module, abc.ABC):
     # --- tokens -----------------------------------------------------------------------------
 
     def carry_tokens(self, cls_tokens: int, enter: Tap, leave: nn.Module) -> None:
-        """Called by a family that can carry further tokens; see `InsertedTokens`."""
+        """Called by a family of pictures that can carry further tokens; see `BlockTokens`."""
         blocks: Any = self.blocks
-        self.inserted = InsertedTokens(cls_tokens, blocks, enter, leave)
+        self.inserted = BlockTokens(cls_tokens, blocks, enter, leave)
+
+    def token_width(self, method: str) -> int:
+        """The width of an inserted token.
+
+        Raises:
+            NotSupported: blocks of different widths.
+        """
+        return self.require_one_width(method)
 
     def insert_tokens(
         self, slot: str, length: int, make: MakeTokens, switch: Switch
     ) -> TokenHandle:
         """Put `make(batch size)` (B, length, D) into the sequence, in front of the first block.
 
-        The tokens pass through every block and are taken out behind the last norm, so that pooling
-        and head see what they saw before; `Features.tokens` keeps them.
+        D is `token_width`. The tokens pass through every block and are taken out behind the last
+        norm, so that pooling and head see what they saw before; `Features.tokens` keeps them.
 
         Raises:
             NotSupported: the family carries no further tokens; says why.
@@ -165,6 +176,17 @@ class Backbone(nn.Module, abc.ABC):
                 "Choose a method without tokens, or a plain ViT.",
             )
         return self.inserted.add(slot, length, make, switch)
+
+    def prefix_seam(self) -> PrefixSeam:
+        """Where a prefix of keys and values enters the network.
+
+        Raises:
+            NotSupported: the family keeps no keys and values, or not so that a prefix is exact.
+        """
+        raise NotSupported(
+            f"{self.architecture} takes no prefix: {self.prefix_refusal}.",
+            "Choose another method, or a decoder (Llama, Qwen, GPT-2, ...).",
+        )
 
     def register_tokens(self, tokens_PD: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Inserted tokens as registers of a stock network.
@@ -190,7 +212,10 @@ class Backbone(nn.Module, abc.ABC):
             run: the family's own pass.
         """
         inserted = self.inserted
-        self.layout = layout if inserted is None else inserted.extend(layout)
+        self.layout = layout
+        if inserted is not None:
+            self.layout = inserted.extend(layout)
+            inserted.forget()
         tokens, pooled, logits = run()
         if inserted is not None:
             tokens = inserted.take_full(tokens)

@@ -13,26 +13,28 @@ SLOTS = ("cls", "gist", "prompts", "registers", "patches", "text")
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """Named slices of the token axis inside the blocks, in the order of SLOTS.
+    """Named slices of the token axis inside the blocks.
 
     Attributes:
         lengths: number of tokens of each slot.
         grid: rows and columns of the patch tokens; rows * columns == lengths["patches"]. (0, 0)
             for text.
+        order: of the slots; in a decoder of text a gist token stands last.
     """
 
     lengths: Mapping[str, int]
     grid: tuple[int, int]
+    order: tuple[str, ...] = SLOTS
 
     def span(self, slot: str) -> slice:
         """The positions of a slot; an empty slice where the backbone has none."""
         start = 0
-        for name in SLOTS:
+        for name in self.order:
             stop = start + self.lengths.get(name, 0)
             if name == slot:
                 return slice(start, stop)
             start = stop
-        raise KeyError(f"{slot!r} is no slot; slots are {', '.join(SLOTS)}")
+        raise KeyError(f"{slot!r} is no slot; slots are {', '.join(self.order)}")
 
     @property
     def patches(self) -> slice:

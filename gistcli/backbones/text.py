@@ -19,12 +19,14 @@ from gistcli.backbones.base import Backbone, Modality, Origin, Ran, initialise_h
 from gistcli.backbones.hf_keys import stored_keys
 from gistcli.backbones.layout import Features, TokenLayout
 from gistcli.backbones.parts import affine_outputs, weight_offset
-from gistcli.backbones.sites import Output, Point, Site, Tap
+from gistcli.backbones.sites import Output, Point, Site, Switch, Tap
 from gistcli.backbones.stored import StoredKeys
 from gistcli.backbones.supervision import Supervised, supervised
 from gistcli.backbones.text_roles import FUSED, ROLES, branch_name, branches_of
+from gistcli.backbones.text_tokens import refuses_tokens
 from gistcli.backbones.timm_family import unknown_point
-from gistcli.errors import NotSupported
+from gistcli.backbones.tokens import InsertedTokens, MakeTokens, TokenHandle
+from gistcli.errors import NotMergeable, NotSupported
 
 Task = Literal["classification", "causal_lm", "seq2seq"]
 
@@ -45,7 +47,6 @@ class TextBackbone(Backbone):
 
     modality: ClassVar[Modality] = "text"
     library: ClassVar[str] = "transformers"
-    token_refusal: ClassVar[str] = "further tokens are put into pictures only, for now"
     proven: ClassVar[frozenset[str]]
     """Classes whose head is known to be computed as `classify` does; others are compared."""
 
@@ -58,6 +59,11 @@ class TextBackbone(Backbone):
             self.task = "causal_lm"
         self.block_paths = self._find_blocks()
         self.freeze()
+        reason = refuses_tokens(self.base)
+        if reason is None:
+            self.inserted = self.place_for_tokens()
+        else:
+            self.token_refusal = reason
         self._require_known_head()
 
     @property
@@ -95,15 +101,24 @@ class TextBackbone(Backbone):
 
     @property
     def positions(self) -> int | None:
-        """Tokens that a sequence can have; None where the configuration names no limit.
+        """Tokens that a text can have; None where the configuration names no limit.
 
-        RoBERTa and its like count positions from behind the id of the padding.
+        RoBERTa and its like count positions from behind the id of the padding. Inserted tokens may
+        take some away.
         """
         found = getattr(self.config, "max_position_embeddings", None)
         if not found:
             return None
-        padding = getattr(getattr(self.base, "embeddings", None), "padding_idx", None)
-        return int(found) if padding is None else int(found) - int(padding) - 1
+        padding = self.padding_position
+        first = 0 if padding is None else padding + 1
+        taken = 0 if self.inserted is None else self.inserted.room
+        return int(found) - first - taken
+
+    @property
+    def padding_position(self) -> int | None:
+        """The position of padding, in RoBERTa and its like."""
+        found = getattr(getattr(self.base, "embeddings", None), "padding_idx", None)
+        return None if found is None else int(found)
 
     def stored_keys(self) -> StoredKeys:
         """By transformers' own mapping, which keeps the names of earlier versions in files."""
@@ -238,15 +253,58 @@ class TextBackbone(Backbone):
                 x_BD = stage(x_BD if drop is None else drop(x_BD))
         return x_BD
 
+    def pool_token(self, token_BD: Tensor) -> Tensor:
+        """(B, D): what pooling makes of one token behind the last norm."""
+        return token_BD
+
     def read_out(self, features: Features, slot: str) -> Tensor:
-        """Not for text yet.
+        """(B, K): the slot's mean output, pooled and classified as the text's is."""
+        tokens_BPD = features.tokens[:, features.layout.span(slot)]
+        return self.classify(self.pool_token(tokens_BPD.mean(dim=1)))
+
+    # --- tokens -----------------------------------------------------------------------------
+
+    def place_for_tokens(self) -> InsertedTokens | None:
+        """Where this family has inserted tokens; None where it has no place for them."""
+        return None
+
+    def token_width(self, method: str) -> int:
+        """That of the embeddings, which some networks map to that of the blocks (ELECTRA)."""
+        width: int = self.base.get_input_embeddings().embedding_dim
+        return width
+
+    def insert_tokens(
+        self, slot: str, length: int, make: MakeTokens, switch: Switch
+    ) -> TokenHandle:
+        """As for every backbone.
 
         Raises:
-            NotSupported: always.
+            NotSupported: a gist token in a network that predicts tokens; more tokens than positions.
         """
-        raise NotSupported(
-            f"{self.architecture} has no read-out of further tokens: {self.token_refusal}.",
-            "Leave the gist section out.",
+        if slot == "gist" and self.task != "classification":
+            raise NotSupported(
+                f"A gist token learns one answer a text, and {self.architecture} predicts many "
+                "tokens.",
+                "Leave the token out (--no-gist), or classify (task.type: classification).",
+            )
+        handle = super().insert_tokens(slot, length, make, switch)
+        if self.positions is not None and self.positions < 1:
+            raise NotSupported(
+                f"{length} further tokens leave no room for a text: {self.architecture} has "
+                f"{self.positions + length} positions.",
+                "Insert fewer tokens (method.length).",
+            )
+        return handle
+
+    def register_tokens(self, tokens_PD: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Not in text.
+
+        Raises:
+            NotMergeable: always.
+        """
+        raise NotMergeable(
+            f"a stock {self.architecture} has no place for a trained token in its sequence.",
+            "Keep the run directory, which `gist eval` and `gist predict` take.",
         )
 
     # --- running ----------------------------------------------------------------------------
@@ -257,8 +315,9 @@ class TextBackbone(Backbone):
 
     def forward(self, batch: Mapping[str, Tensor]) -> Features:
         """Features of a batch of token ids."""
-        length = batch["input_ids"].shape[1]
-        return self.drive(TokenLayout({"text": length}, (0, 0)), lambda: self.run(batch))
+        cls = 0 if self.inserted is None else self.inserted.cls_tokens
+        lengths = {"cls": cls, "text": batch["input_ids"].shape[1] - cls}
+        return self.drive(TokenLayout(lengths, (0, 0)), lambda: self.run(batch))
 
     def _inputs(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
         """The arguments of the base network that a batch has."""

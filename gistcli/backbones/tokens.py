@@ -1,10 +1,11 @@
-"""Tokens that tuners put into the sequence, between the class tokens and the rest."""
+"""Tokens that tuners put into the sequence, where the network has them beside its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import abc
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -49,29 +50,26 @@ class TokenHandle:
         self.switch.handles.append(block.register_forward_pre_hook(hook))
 
 
-class InsertedTokens:
-    """Puts tokens in before the first block and takes them out behind the last norm.
+class InsertedTokens(abc.ABC):
+    """The tokens that tuners have put into a sequence, and where they stand in it.
 
-    In between, every block sees [cls | gist | prompts | registers | patches]; pooling and head see
-    what they saw before. The two hooks stay for good and do nothing while nothing is inserted.
+    Every block sees them; pooling and head see what they saw before. A subclass does it, with hooks
+    that stay for good and do nothing while nothing is inserted.
 
-    Args:
-        cls_tokens: tokens that stay in front (class and distillation tokens).
-        blocks: the blocks, in order.
-        enter: where the sequence is complete and no checkpointed block has begun.
-        leave: the last norm.
+    Attributes:
+        order: the slots, from the first token to the last.
+        cls_tokens: tokens that stay in front of the inserted ones.
+        blocks: in order.
+        entries: what is inserted, whether switched on or not.
     """
 
-    def __init__(self, cls_tokens: int, blocks: nn.Module, enter: Tap, leave: nn.Module) -> None:
+    order: ClassVar[tuple[str, ...]] = SLOTS
+
+    def __init__(self, cls_tokens: int, blocks: nn.Module) -> None:
         self.cls_tokens = cls_tokens
         self.blocks: Any = blocks
         self.entries: list[TokenHandle] = []
         self._full: Tensor | None = None
-        if enter.output:
-            enter.module.register_forward_hook(lambda _, __, x: self._insert(x))
-        else:
-            enter.module.register_forward_pre_hook(lambda _, args: self._insert(args[0]))
-        leave.register_forward_hook(lambda _, __, x: self._strip(x))
 
     def add(self, slot: str, length: int, make: MakeTokens, switch: Switch) -> TokenHandle:
         """Insert from now on, until the switch is released.
@@ -86,10 +84,23 @@ class InsertedTokens:
         switch.on_release.append(lambda: self.entries.remove(entry))
         return entry
 
+    def droppable(self, slot: str) -> bool:
+        """Whether no other token looks at those of a slot: without them the logits are the same."""
+        return False
+
+    @property
+    def room(self) -> int:
+        """Positions of the text that the tokens take away."""
+        return 0
+
+    def blind(self, slot: str) -> bool:
+        """Whether the tokens of a slot look at no other token, so that nothing can be read there."""
+        return False
+
     def active(self) -> list[TokenHandle]:
         """What is inserted now, in the order of the sequence."""
         found = [entry for entry in self.entries if entry.switch.enabled]
-        return sorted(found, key=lambda entry: SLOTS.index(entry.slot))
+        return sorted(found, key=lambda entry: self.order.index(entry.slot))
 
     @property
     def extra(self) -> int:
@@ -107,23 +118,50 @@ class InsertedTokens:
         lengths: Mapping[str, int] = layout.lengths
         for entry in self.active():
             lengths = {**lengths, entry.slot: lengths.get(entry.slot, 0) + entry.length}
-        return TokenLayout(lengths, layout.grid)
+        return TokenLayout(lengths, layout.grid, self.order)
+
+    def forget(self) -> None:
+        """Called in front of a forward pass: what an earlier one has left is not its own."""
+        self._full = None
 
     def take_full(self, stripped: Tensor) -> Tensor:
-        """The last sequence (B, T, D) before inserted tokens were taken out."""
+        """The sequence (B, T, D) of this pass before inserted tokens were taken out."""
         full = stripped if self._full is None else self._full
         self._full = None
         return full
+
+    def _made(self, entries: Sequence[TokenHandle], like: Tensor) -> list[Tensor]:
+        """(B, length, D) of each entry, as `like` (B, T, D)."""
+        for entry in entries:
+            entry.switch.mark(entry.slot)
+        return [entry.make(like.shape[0]).to(like.dtype) for entry in entries]
+
+
+class BlockTokens(InsertedTokens):
+    """Puts tokens in before the first block and takes them out behind the last norm.
+
+    In between, every block sees [cls | gist | prompts | registers | patches].
+
+    Args:
+        cls_tokens: class and distillation tokens.
+        blocks: the blocks, in order.
+        enter: where the sequence is complete and no checkpointed block has begun.
+        leave: the last norm.
+    """
+
+    def __init__(self, cls_tokens: int, blocks: nn.Module, enter: Tap, leave: nn.Module) -> None:
+        super().__init__(cls_tokens, blocks)
+        if enter.output:
+            enter.module.register_forward_hook(lambda _, __, x: self._insert(x))
+        else:
+            enter.module.register_forward_pre_hook(lambda _, args: self._insert(args[0]))
+        leave.register_forward_hook(lambda _, __, x: self._strip(x))
 
     def _insert(self, x_BTD: Tensor) -> Tensor | None:
         active = self.active()
         if not active:
             return None
-        new = []
-        for entry in active:
-            entry.switch.mark(entry.slot)
-            new.append(entry.make(x_BTD.shape[0]).to(x_BTD.dtype))
-        cls = self.cls_tokens
+        cls, new = self.cls_tokens, self._made(active, x_BTD)
         return torch.cat([x_BTD[:, :cls], *new, x_BTD[:, cls:]], dim=1)
 
     def _strip(self, x_BTD: Tensor) -> Tensor | None:
