@@ -8,6 +8,7 @@ from gistcli.data.text.options import TextOptions
 from gistcli.data.text.preview import passages
 from gistcli.data.text.prompts import answer, encode_prompts
 from gistcli.data.text.split import TextSplit, load_texts
+from gistcli.data.text.targets import TargetEncoder, encode_sources
 from gistcli.data.text.templates import ChatTemplate, open_template
 from gistcli.data.text.tokenizer import Tokenizer, open_tokenizer
 
@@ -22,12 +23,14 @@ __all__ = [
     "Labelled",
     "Message",
     "Plain",
+    "TargetEncoder",
     "TextOptions",
     "TextSplit",
     "Tokenizer",
     "answer",
     "collate_prompts",
     "encode_prompts",
+    "encode_sources",
     "examples_of",
     "load_texts",
     "open_template",

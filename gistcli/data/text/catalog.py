@@ -69,7 +69,7 @@ def open_texts(
         data: the recipe's section.
         options: its keys for text.
         base: what relative paths start from.
-        task: classification, regression, causal_lm or seq2seq_lm; None goes by the data.
+        task: classification, regression, causal_lm or seq2seq; None goes by the data.
         templated: whether there is a chat template, for `prompt: auto`.
         pinned: a `splits.csv` whose splits must be reproduced; rules and shots are not applied.
         whole: divide nothing, for evaluation: splits as found, a file alone is all `test`.

@@ -29,10 +29,12 @@ class Encoded:
     Attributes:
         input_ids: (T,) int32.
         labels: (T,) int32, `IGNORED` where nothing is learnt: always at place 0, since nothing
-            predicts the first token, and everywhere in classification.
+            predicts the first token, and everywhere in classification. The target alone where
+            source and target are `apart`.
         target: class or value of a labelled text.
         type_ids: (T,) int32, which of two texts a token is of, where the tokenizer says so.
         name: where the example stands in the data.
+        apart: an encoder reads the ids, and a decoder writes the labels.
     """
 
     input_ids: np.ndarray
@@ -40,6 +42,7 @@ class Encoded:
     target: str | float | None = None
     type_ids: np.ndarray | None = None
     name: str = ""
+    apart: bool = False
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -61,6 +64,9 @@ class Counts:
         turns: of chats, left out at the end.
         pieces: sequences that documents were cut into, beyond the first of each.
         apart: prompts whose tokens would have merged with the completion's.
+        long_targets: examples left out because their target is too long.
+        cut_targets: targets that lost tokens.
+        target_length: tokens of a target, at most.
     """
 
     examples: int = 0
@@ -69,6 +75,9 @@ class Counts:
     turns: int = 0
     pieces: int = 0
     apart: int = 0
+    long_targets: int = 0
+    cut_targets: int = 0
+    target_length: int = 0
 
     def notes(self, max_length: int) -> list[str]:
         """What a user should know, a sentence each."""
@@ -77,6 +86,12 @@ class Counts:
             (self.turns, "turn", f"left out at the end of chats longer than {max_length} tokens"),
             (self.cut, "example", f"cut to {max_length} tokens"),
             (self.pieces, "further sequence", f"of documents longer than {max_length} tokens"),
+            (
+                self.long_targets,
+                "example",
+                f"left out: targets longer than {self.target_length} tokens",
+            ),
+            (self.cut_targets, "target", f"cut to {self.target_length} tokens"),
         )
         return [f"{number(n, what)} {why}" for n, what, why in told if n]
 
@@ -144,7 +159,7 @@ class Encoder:
             ids = self._ended([*self.tokenizer.prefix, *whole])
             start = len(self.tokenizer.prefix) + len(prompt)
             encoded.append(_sequence(ids, [(start, len(ids))], example.origin))
-        _require_learnt(encoded)
+        require_learnt(bare(encoded))
         return [cut for e in encoded if (cut := self._fitted(e)) is not None]
 
     def _plain(self, examples: list[Plain]) -> list[Encoded]:
@@ -155,7 +170,7 @@ class Encoder:
         ):
             ids = self._ended([*prefix, *body])
             whole = _sequence(ids, [(0, len(ids))], example.origin)
-            _require_learnt([whole])
+            require_learnt(bare([whole]))
             if self.options.truncate is None:
                 encoded += self._pieces(whole)
             elif (cut := self._fitted(whole)) is not None:
@@ -222,7 +237,7 @@ class Encoder:
         template = require_template(self.template)
         told = [template.spans(chat, self.options.train_on) for chat in examples]
         encoded = list(self._turns(told, [chat.origin for chat in examples]))
-        _require_learnt(encoded)
+        require_learnt(bare(encoded))
         found = []
         for chat, whole in zip(examples, encoded, strict=True):
             by_turns = self.options.truncate in (None, "drop")
@@ -349,10 +364,19 @@ def _sequence(ids: Sequence[int], learnt: Sequence[tuple[int, int]], name: str) 
     return Encoded(input_ids, labels, name=name)
 
 
-def _require_learnt(encoded: Sequence[Encoded]) -> None:
-    bare = [e.name for e in encoded if not e.supervised]
-    if bare:
+def bare(encoded: Sequence[Encoded]) -> list[str]:
+    """Names of the examples in which nothing is learnt."""
+    return [e.name for e in encoded if not e.supervised]
+
+
+def require_learnt(names: Sequence[str]) -> None:
+    """There are none without a token to learn.
+
+    Raises:
+        DataError: these examples.
+    """
+    if names:
         raise DataError(
-            f"{some(bare, 'example', shown=SHOWN)} without a single token to learn.",
+            f"{some(names, 'example', shown=SHOWN)} without a single token to learn.",
             "Remove them, or look at data.columns, data.chat_template and data.train_on.",
         )

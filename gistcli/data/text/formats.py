@@ -54,7 +54,7 @@ class Format:
     required: tuple[str, ...]
     ways: tuple[Mapping[str, str], ...]
     extras: tuple[str, ...] = ()
-    tasks: tuple[str, ...] = ("causal_lm", "seq2seq_lm")
+    tasks: tuple[str, ...] = ("causal_lm", "seq2seq")
 
     @property
     def roles(self) -> tuple[str, ...]:

@@ -37,6 +37,19 @@ def encode_prompts(
         ids if isinstance(example, Chat) else [*tokenizer.prefix, *ids]
         for example, ids in zip(examples, tokenizer.ids(texts), strict=True)
     ]
+    hint = "Shorten them, or leave fewer tokens for the answer."
+    require_short(examples, encoded, max_length, hint)
+    return encoded
+
+
+def require_short(
+    examples: Sequence[Example], encoded: Sequence[Sequence[int]], max_length: int, hint: str
+) -> None:
+    """No prompt has more than `max_length` tokens.
+
+    Raises:
+        DataError: those that have.
+    """
     long = [
         f"{example.origin}: {len(ids)}"
         for example, ids in zip(examples, encoded, strict=True)
@@ -44,10 +57,8 @@ def encode_prompts(
     ]
     if long:
         raise DataError(
-            f"{some(long, 'prompt', shown=SHOWN)} of more than {max_length} tokens.",
-            "Shorten them, or leave fewer tokens for the answer.",
+            f"{some(long, 'prompt', shown=SHOWN)} of more than {max_length} tokens.", hint
         )
-    return encoded
 
 
 def _text(example: Example, template: ChatTemplate | None) -> str:

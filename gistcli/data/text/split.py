@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ class TextSplit:
         rows: positions of the sequences in each packed row; None without packing.
         capacity: the most tokens of a packed row.
         lengths: (n,) tokens of each sequence.
-        unit_lengths: (N,) tokens of each unit.
+        unit_lengths: (N,) tokens of each unit; of its source alone where the target is apart.
         counts: what was left out or cut when the examples were encoded.
     """
 
@@ -130,6 +131,8 @@ class TextSplit:
         for note in self.counts.notes(self.capacity):
             reporter.warn(f"{name}: {note}")
         learnt = f", {self.supervised / self.tokens:.0%} learnt" if self._targets is None else ""
+        if self.sequences[0].apart:
+            learnt = f" of sources, {self.supervised:,} of targets"
         rows = "" if self.rows is None else f" in {len(self):,} rows of {self.capacity}"
         reporter.say(
             f"{name}: {number(len(self.sequences), 'sequence')}{rows}, {self.tokens:,} "
@@ -221,7 +224,7 @@ def load_texts(
 
 def _counting(encoder: Encoder) -> Encoder:
     """The same encoder with counts from 0."""
-    return Encoder(encoder.tokenizer, encoder.options, encoder.max_length, encoder.template)
+    return replace(encoder, counts=Counts())
 
 
 def _labels(

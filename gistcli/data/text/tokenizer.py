@@ -71,13 +71,23 @@ class Tokenizer:
         found = self.base.eos_token_id
         return None if found is None else int(found)
 
-    @cached_property
+    @property
     def prefix(self) -> list[int]:
         """Ids that belong in front of every sequence, such as that of <s>."""
+        return self._around[0]
+
+    @property
+    def suffix(self) -> list[int]:
+        """Ids that belong behind every sequence, such as that of [SEP], or T5's </s>."""
+        return self._around[1]
+
+    @cached_property
+    def _around(self) -> tuple[list[int], list[int]]:
         bare: list[int] = self.base("a", add_special_tokens=False)["input_ids"]
         whole: list[int] = self.base("a")["input_ids"]
         starts = range(len(whole) - len(bare) + 1)
-        return next((whole[:i] for i in starts if whole[i : i + len(bare)] == bare), [])
+        found = ((whole[:i], whole[i + len(bare) :]) for i in starts if whole[i:][: len(bare)] == bare)
+        return next(found, ([], []))
 
     def ids(self, texts: list[str]) -> list[list[int]]:
         """Tokens of each text, nothing added."""
