@@ -73,7 +73,9 @@ class TargetEncoder(Encoder):
                 found.append(Encoded(source, labels, name=pair.origin, apart=True))
         return found
 
-    def _fitted_pair(self, body: list[int], target: list[int]) -> tuple[list[int], list[int]] | None:
+    def _fitted_pair(
+        self, body: list[int], target: list[int]
+    ) -> tuple[list[int], list[int]] | None:
         """Source and target within their lengths, by `truncate`; None where they are left out."""
         tokenizer, counts = self.tokenizer, self.counts
         room = max(self.max_length - len(tokenizer.prefix) - len(tokenizer.suffix), 1)

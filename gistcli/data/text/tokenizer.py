@@ -86,8 +86,8 @@ class Tokenizer:
         bare: list[int] = self.base("a", add_special_tokens=False)["input_ids"]
         whole: list[int] = self.base("a")["input_ids"]
         starts = range(len(whole) - len(bare) + 1)
-        found = ((whole[:i], whole[i + len(bare) :]) for i in starts if whole[i:][: len(bare)] == bare)
-        return next(found, ([], []))
+        at = next((i for i in starts if whole[i : i + len(bare)] == bare), None)
+        return ([], []) if at is None else (whole[:at], whole[at + len(bare) :])
 
     def ids(self, texts: list[str]) -> list[list[int]]:
         """Tokens of each text, nothing added."""
