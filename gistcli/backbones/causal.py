@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from gistcli.backbones.base import Origin, Ran
+from gistcli.backbones.prefix import PrefixSeam
 from gistcli.backbones.segments import packed_mask, positions_within
 from gistcli.backbones.supervision import supervised
 from gistcli.backbones.text import TextBackbone
 from gistcli.backbones.text_classes import family_of_class
+from gistcli.backbones.text_tokens import DecoderTokens
 
 PROVEN = ("Llama", "Qwen2", "Qwen3", "Mistral", "Gemma2", "Phi3", "GPTNeoX")
 
@@ -45,12 +47,33 @@ class Causal(TextBackbone):
 
     def __init__(self, model: nn.Module, origin: Origin) -> None:
         self.defers_logits = False
+        self._prefix: PrefixSeam | None = None
         super().__init__(model, origin)
 
     @staticmethod
     def accepts(architecture: str) -> bool:
         """Whether a name is that of a decoder's class in transformers."""
         return family_of_class(architecture) == "causal"
+
+    def place_for_tokens(self) -> DecoderTokens:
+        """Prompts in front of the text, a gist token behind it."""
+        return DecoderTokens(self.base, self.blocks)
+
+    @property
+    def positions(self) -> int | None:
+        """Tokens that a text can have, less those that a prefix takes."""
+        found = super().positions
+        return found if found is None or self._prefix is None else found - self._prefix.length
+
+    def prefix_seam(self) -> PrefixSeam:
+        """Keys and values in front of every text.
+
+        Raises:
+            NotSupported: layers that keep something else; says what.
+        """
+        if self._prefix is None:
+            self._prefix = PrefixSeam(self.model, self.base, self.blocks, self.all_sites())
+        return self._prefix
 
     def run(self, batch: Mapping[str, Tensor]) -> Ran:
         """Tokens behind the last norm, pooled, logits."""

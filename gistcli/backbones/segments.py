@@ -38,12 +38,10 @@ def packed_mask(model: Any, segments: Tensor) -> Any:
     from transformers.masking_utils import create_masks_for_generate
 
     config, dtype = model.config, next(model.parameters()).dtype
-    others = {*(getattr(config, "layer_types", None) or ())} - EXACT
-    by_distance = hasattr(model.base_model, "build_alibi_tensor")  # made from a mask of tokens
-    if others or by_distance:
-        found = ", ".join(sorted(others)) or "attention that takes no mask of pairs"
+    reason = mixing(model)
+    if reason:
         raise NotSupported(
-            f"{type(model).__name__} has {found}, so that packed texts would mix.",
+            f"{type(model).__name__} has {reason}, so that packed texts would mix.",
             "Set data.packing to false.",
         )
 
@@ -52,3 +50,12 @@ def packed_mask(model: Any, segments: Tensor) -> Any:
 
     like = torch.empty(*segments.shape, 1, dtype=dtype, device=segments.device)
     return create_masks_for_generate(config, like, None, None, and_mask_function=same)
+
+
+def mixing(model: Any) -> str:
+    """What of a network no mask of pairs reaches; empty where masks decide everything."""
+    others = {*(getattr(model.config, "layer_types", None) or ())} - EXACT
+    by_distance = hasattr(model.base_model, "build_alibi_tensor")  # made from a mask of tokens
+    if others or by_distance:
+        return ", ".join(sorted(others)) or "attention that takes no mask of pairs"
+    return ""

@@ -1,0 +1,165 @@
+"""Prefix tuning: trained keys and values in front of every text, in every layer of a decoder.
+
+    attention(q, [K_P; K], [V_P; V])          K_P, V_P trained, K and V of the text
+
+Paper: Li and Liang, arXiv 2101.00190. With `reparameterise` the prefix is [K_P; V_P] = MLP(E) of P
+embeddings (their section 4.3), which steadies the optimisation and is left behind at export; the
+plain form is that of P-tuning v2 (2110.07602) and of the baseline in HyperLlama's code
+(2402.16817), and starts, as there and in PEFT, from N(0, 1).
+
+Shape suffixes: L = layers, H = heads of keys and values, P = positions of the prefix, E = width of
+a head, D = width of the network, M = width inside the MLP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import torch
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor, nn
+
+from gistcli.backbones.base import Backbone
+from gistcli.backbones.prefix import Prefix
+from gistcli.backbones.prefix_file import AXES, read_prefix
+from gistcli.errors import WeightsError
+from gistcli.methods.base import Capabilities, Method, Recommended, Tuner, full_precision
+
+
+class PrefixTuning(Method):
+    """Trained keys and values that every token of every text attends to."""
+
+    name: ClassVar[str] = "prefix"
+    summary: ClassVar[str] = "trained keys and values in front of the text, in every layer"
+    recommended: ClassVar[Mapping[str, Recommended]] = {
+        "text": Recommended(lr=1e-2, head_lr=1e-3, weight_decay=0.0, clip_norm=1.0)
+    }
+
+    length: Annotated[int, Field(ge=1)] = 16
+    """Positions of the prefix. 16 as in HyperLlama's code; Li and Liang use 10 for tables and 200
+    for summaries. The parameters are 2 x layers x heads of keys x their width for each."""
+    init: Literal["random", "words"] | Path = "random"
+    """random: N(0, 1). words: keys and values of random words of the vocabulary, which the paper
+    prefers where data is scarce. Or a `prefix.safetensors` to go on from."""
+    reparameterise: bool = False
+    """Train an MLP that yields the prefix, as Li and Liang do; only the prefix is exported."""
+    hidden: Annotated[int, Field(ge=1)] = 512
+    """Width inside that MLP."""
+
+    @field_validator("init")
+    @classmethod
+    def _names_a_file(cls, init: Path | str) -> Path | str:
+        if isinstance(init, Path) and init.suffix != ".safetensors":
+            raise ValueError(f"init is random, words or a FILE.safetensors, found {init}")
+        return init
+
+    @model_validator(mode="after")
+    def _fits_the_form(self) -> Self:
+        if self.reparameterise and self.init != "random":
+            raise ValueError("init acts without reparameterise only: no MLP yields a given prefix")
+        if not self.reparameterise and self.hidden != type(self).model_fields["hidden"].default:
+            raise ValueError("hidden acts with reparameterise only")
+        return self
+
+    def label(self) -> str:
+        """The name, with what differs from the plain form."""
+        return f"{self.name} (MLP)" if self.reparameterise else self.name
+
+    def starts_as_base(self) -> bool:
+        """No: attention sees the prefix from the start."""
+        return False
+
+    def capabilities(self) -> Capabilities:
+        """Stays beside the weights, and no gate reaches it."""
+        reason = "attention reads it beside each text, and no weight of the network could hold it"
+        return Capabilities(merge=reason, gateable=False)
+
+    def attach(self, backbone: Backbone, *, head: bool = True) -> PrefixTuner:
+        """Put the prefix in front of every text."""
+        return PrefixTuner(self, backbone, head=head)
+
+
+class PrefixTuner(Tuner):
+    """Holds keys and values (L, 1, H, P, E), or the embeddings (P, D) and the MLP behind them."""
+
+    method: PrefixTuning
+    keys: nn.Parameter
+    values: nn.Parameter
+
+    def __init__(self, method: PrefixTuning, backbone: Backbone, *, head: bool = True) -> None:
+        super().__init__(method, backbone, head=head)
+        seam = backbone.prefix_seam()
+        layers, heads, width = self.shape = seam.shape
+        like = next(backbone.model.parameters())
+        self.mlp: nn.Sequential | None = None
+        if method.reparameterise:
+            inside = backbone.require_one_width(method.name)
+            embeddings_PD = full_precision((method.length, inside), like).normal_()
+            self.embeddings = nn.Parameter(embeddings_PD)
+            self.mlp = _mlp(inside, method.hidden, 2 * layers * heads * width, like)
+        else:
+            shape = (layers, 1, heads, method.length, width)
+            self.keys = nn.Parameter(full_precision(shape, like).normal_())
+            self.values = nn.Parameter(full_precision(shape, like).normal_())
+        seam.add(method.length, lambda rows: self.prefix(), self.switch)
+
+    def prefix(self) -> Prefix:
+        """What stands in front of every text now."""
+        if self.mlp is None:
+            return Prefix(self.keys, self.values)
+        layers, heads, width = self.shape
+        flat = self.mlp(self.embeddings).view(-1, layers, 2, heads, width)
+        keys, values = flat.permute(2, 1, 3, 0, 4)[:, :, None]
+        return Prefix(keys, values)
+
+    def start(self) -> None:
+        """Take over the prefix of a file, or of random words.
+
+        Raises:
+            NotFound, BaseMismatch: as `read_prefix`.
+            WeightsError: a file that holds no prefix, or one of another shape.
+        """
+        init = self.method.init
+        if init == "random":
+            return
+        fingerprint = self.backbone.fingerprint
+        found = self._of_words() if init == "words" else read_prefix(Path(init), fingerprint)
+        for name, own in (("keys", self.keys), ("values", self.values)):
+            given: Tensor = getattr(found, name)
+            if given.shape != own.shape:
+                raise WeightsError(
+                    f"method.init: {init} holds {name} {list(given.shape)}, but here they are "
+                    f"{list(own.shape)} ({AXES}).",
+                    "Set method.length to that of the file, and use the model it was made for.",
+                )
+            own.data.copy_(given)
+
+    def _of_words(self) -> Prefix:
+        """Of random words, one a position, as the network reads them in a row."""
+        words = int(self.backbone.model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
+        ids_BT = torch.randint(words, (1, self.method.length), device=self.keys.device)
+        with self.disabled():
+            return prefix_of(self.backbone, {"input_ids": ids_BT})
+
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        """None of it: the prefix is no weight, and N(0, 1) its natural size."""
+        return False
+
+
+@torch.no_grad()
+def prefix_of(backbone: Backbone, batch: Mapping[str, Tensor]) -> Prefix:
+    """What a decoder keeps of texts (B, P) without padding: keys and values of every position."""
+    network: Any = backbone.model
+    cache = network.base_model(**batch, use_cache=True).past_key_values
+    keys = torch.stack([layer.keys for layer in cache.layers])
+    return Prefix(keys, torch.stack([layer.values for layer in cache.layers]))
+
+
+def _mlp(inside: int, hidden: int, out: int, like: Tensor) -> nn.Sequential:
+    """Two maps with a tanh between them, in float32."""
+    options: dict[str, Any] = {"device": like.device, "dtype": torch.float32}
+    return nn.Sequential(
+        nn.Linear(inside, hidden, **options), nn.Tanh(), nn.Linear(hidden, out, **options)
+    )
