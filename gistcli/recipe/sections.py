@@ -71,10 +71,13 @@ class Section(BaseModel):
 class TaskSection(Section):
     """What is learnt."""
 
-    type: Literal["auto", "classification", "regression", "causal_lm"] = "auto"
+    type: Literal["auto", "classification", "regression", "causal_lm", "seq2seq"] = "auto"
     """The kind of problem; auto follows from model and data and is printed."""
     name: Name | None = None
     """Which of the `tasks` of a family file."""
+    label_words: list[Name] | dict[Name, Name] | None = None
+    """What an encoder-decoder writes for each class, in their order or by name; null: the names of
+    the classes. The first tokens have to differ."""
     group: Name | None = None
     """The group of tasks whose mean a table shows, such as `natural` of VTAB-1k."""
 
@@ -170,6 +173,8 @@ class DataSection(Section):
     """Turns of a chat that are learnt: the assistant's, the last of these, or every token."""
     max_length: Annotated[Integer, Field(ge=2)] | None = None
     """Tokens of a sequence; null: what model and tokenizer allow, 2048 at most."""
+    max_target_length: Annotated[Integer, Field(ge=2)] | None = None
+    """Tokens that an encoder-decoder writes for an example; null: as many as it may read."""
     truncate: Literal["drop", "left", "right"] | None = None
     """Longer examples: drop whole trailing turns, then the example; or cut tokens on a side. null:
     drop for chats and completions, right for labelled texts; documents are cut into pieces."""

@@ -24,6 +24,7 @@ class TextOptions:
             `all` tokens.
         max_length: tokens of a sequence; None is what model and tokenizer allow, at most
             `DEFAULT_LENGTH`.
+        max_target_length: tokens of the target of an encoder-decoder; None is as for the source.
         truncate: what happens to longer ones: `drop` (whole trailing turns of a chat, then the
             example), `left` or `right` (tokens on that side). None is drop for chats and
             completions, right for classification, and cuts plain text into pieces without loss.
@@ -39,6 +40,7 @@ class TextOptions:
     chat_template: str = "tokenizer"
     train_on: Literal["assistant", "last", "all"] = "assistant"
     max_length: int | None = None
+    max_target_length: int | None = None
     truncate: Literal["drop", "left", "right"] | None = None
     packing: bool = False
     group_by_length: bool = False
