@@ -64,6 +64,7 @@ TABLES: dict[str, dict[str, str]] = {
         "causal_lm": "gistcli.objectives.causal_lm:CausalLM",
         "classification": "gistcli.objectives.classification:Classification",
         "regression": "gistcli.objectives.regression:Regression",
+        "seq2seq": "gistcli.objectives.causal_lm:Seq2SeqLM",
     },
     "sections": {
         "gist": "gistcli.methods.gist:Gist",

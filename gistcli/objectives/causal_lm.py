@@ -1,12 +1,14 @@
-"""The next token, wherever it is supervised: cross-entropy of a causal language model."""
+"""The next token, wherever it is supervised: cross-entropy of language models."""
 
 from __future__ import annotations
+
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gistcli.backbones.supervision import supervised
+from gistcli.backbones.supervision import Supervised
 from gistcli.errors import DataError
 from gistcli.methods.base import Tuner
 from gistcli.objectives.base import Batch, Losses, Objective
@@ -27,6 +29,9 @@ class CausalLM(Objective):
             loss is the same; see `chunked.choose_chunk`.
     """
 
+    task: ClassVar[str] = "causal_lm"
+    """Its name among the parts of the loss."""
+
     def __init__(
         self, tuner: Tuner, label_smoothing: float = 0.0, chunk_tokens: int | None = None
     ) -> None:
@@ -36,7 +41,12 @@ class CausalLM(Objective):
 
     def count(self, batch: Batch) -> float:
         """The number of supervised tokens."""
-        return float(len(supervised(batch).targets))
+        return float(len(self._supervised(batch).targets))
+
+    def _supervised(self, batch: Batch) -> Supervised:
+        backbone: Any = self.tuner.backbone
+        found: Supervised = backbone.supervised(batch)
+        return found
 
     def forward(self, batch: Batch, denominator: float) -> Losses:
         """Loss, its parts, and the share of supervised tokens whose logit is the largest.
@@ -49,7 +59,7 @@ class CausalLM(Objective):
                 "No token of this step is supervised, so that nothing can be learnt from it.",
                 "Look at two examples with their mask (--dry-run).",
             )
-        where_BT, targets_N = supervised(batch)
+        where_BT, targets_N = self._supervised(batch)
 
         def criterion(logits_NV: Tensor) -> Tensor:
             loss = F.cross_entropy(
@@ -74,9 +84,15 @@ class CausalLM(Objective):
             )
             loss = total / denominator
         share = len(targets_N) / denominator
-        terms = {"causal_lm": loss, **self.tuner.auxiliary(features, batch, criterion, share)}
+        terms = {self.task: loss, **self.tuner.auxiliary(features, batch, criterion, share)}
         return Losses(
             total=torch.stack(list(terms.values())).sum(),
             parts={name: term.detach() for name, term in terms.items()},
             figures={"token_accuracy": right / denominator},
         )
+
+
+class Seq2SeqLM(CausalLM):
+    """The same of an encoder-decoder, whose labels are the tokens of the target."""
+
+    task: ClassVar[str] = "seq2seq"

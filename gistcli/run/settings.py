@@ -15,8 +15,9 @@ from gistcli.train.plan import OptimPlan, Plan
 
 OF_TEXT = (
     "data.format", "data.prompt", "data.replace", "data.chat_template", "data.train_on",
-    "data.max_length", "data.max_target_length", "task.label_words", "data.truncate", "data.packing", "data.group_by_length", "eval.protocol",
-    "eval.limit", "eval.max_new_tokens",
+    "data.max_length", "data.max_target_length", "data.truncate", "data.packing",
+    "data.group_by_length", "eval.protocol", "eval.limit", "eval.max_new_tokens",
+    "task.label_words",
 )  # fmt: skip
 """Keys that only models of text have a use for."""
 OF_PICTURES = (

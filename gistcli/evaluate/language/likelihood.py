@@ -10,10 +10,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from gistcli.backbones.causal import Causal
 from gistcli.backbones.layout import Features
-from gistcli.backbones.supervision import supervised
 from gistcli.evaluate.classify import autocast
+from gistcli.evaluate.language.models import LanguageModel
 from gistcli.objectives.chunked import logit_bytes, token_losses
 
 PIECE_BYTES = 2**28
@@ -21,7 +20,7 @@ PIECE_BYTES = 2**28
 
 
 def batch_losses(
-    backbone: Causal, batch: Mapping[str, Tensor], features: Features, precision: str = "fp32"
+    backbone: LanguageModel, batch: Mapping[str, Tensor], features: Features, precision: str = "fp32"
 ) -> tuple[Tensor, Tensor]:
     """-log p of every supervised token of a batch.
 
@@ -34,7 +33,7 @@ def batch_losses(
     Returns:
         (N,) int64 row of each token, and (N,) float32 nats.
     """
-    where_BT, targets_N = supervised(batch)
+    where_BT, targets_N = backbone.supervised(batch)
     chunk = max(1, PIECE_BYTES // logit_bytes(1, backbone.config.vocab_size))
     with torch.no_grad(), autocast(targets_N.device, precision):
         hidden_ND = features.pooled[where_BT]

@@ -7,26 +7,30 @@ from collections.abc import Sequence
 import torch
 
 from gistcli.backbones.causal import Causal
+from gistcli.backbones.seq2seq import Seq2Seq
 from gistcli.errors import DataError, NotSupported
 from gistcli.methods.base import Tuner
 
+LanguageModel = Causal | Seq2Seq
 
-def language_model(tuner: Tuner) -> Causal:
+
+def language_model(tuner: Tuner) -> LanguageModel:
     """The tuner's backbone, which has to predict tokens.
 
     Raises:
         NotSupported: it reads pictures, or classifies.
     """
     backbone = tuner.backbone
-    if not isinstance(backbone, Causal) or backbone.task != "causal_lm":
+    if not isinstance(backbone, LanguageModel) or backbone.task == "classification":
         raise NotSupported(
             f"{backbone.architecture} predicts no next token.",
-            "Use a decoder as a language model (task.type causal_lm).",
+            "Use a decoder as a language model (task.type causal_lm), or an encoder-decoder "
+            "(seq2seq).",
         )
     return backbone
 
 
-def device_of(backbone: Causal) -> torch.device:
+def device_of(backbone: LanguageModel) -> torch.device:
     """Where the network is."""
     return next(backbone.model.parameters()).device
 

@@ -25,7 +25,7 @@ def perplexity(
     """The mean over all supervised tokens of the split, each weighing the same.
 
     Args:
-        tuner: attached to a causal language model; left in the mode it was in.
+        tuner: attached to a language model; left in the mode it was in.
         split: batches with `labels` (B, T).
         batch_size: rows at a time; changes speed, memory and rounding only.
         precision: fp32 or bf16 autocast, as in training.
