@@ -33,7 +33,6 @@ TABLES: dict[str, dict[str, str]] = {
         "linear": "gistcli.methods.linear:Linear",
         "lora": "gistcli.methods.lora:Lora",
         "prefix": "gistcli.methods.prefix:PrefixTuning",
-        "prefix": "gistcli.methods.prefix:PrefixTuning",
         "repadapter": "gistcli.methods.repadapter:RepAdapter",
         "ssf": "gistcli.methods.ssf:Ssf",
         "toast": "gistcli.methods.toast:Toast",
