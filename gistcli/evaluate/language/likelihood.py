@@ -20,7 +20,10 @@ PIECE_BYTES = 2**28
 
 
 def batch_losses(
-    backbone: LanguageModel, batch: Mapping[str, Tensor], features: Features, precision: str = "fp32"
+    backbone: LanguageModel,
+    batch: Mapping[str, Tensor],
+    features: Features,
+    precision: str = "fp32",
 ) -> tuple[Tensor, Tensor]:
     """-log p of every supervised token of a batch.
 
