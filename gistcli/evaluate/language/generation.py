@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
-from gistcli.backbones.causal import Causal
+from gistcli.backbones.seq2seq import Seq2Seq
 from gistcli.data.text.collate import collate_prompts
 from gistcli.data.text.tokenizer import Tokenizer
 from gistcli.errors import NotSupported
 from gistcli.evaluate.classify import autocast, evaluation_mode
 from gistcli.evaluate.language.models import (
+    LanguageModel,
     device_of,
     language_model,
     require_room,
@@ -29,7 +30,8 @@ class Decoding:
 
     Attributes:
         max_new_tokens: at most, for each prompt.
-        max_length: of prompt and new tokens together; None for what the network can carry.
+        max_length: of prompt and new tokens together, of an encoder-decoder the new ones alone;
+            None for what the network can carry.
         beams: beam search with that many.
         sample: draw from the distribution that temperature, top_p and top_k leave.
         temperature, top_p, top_k: of sampling; 1, 1 and 0 leave the distribution as it is.
@@ -94,9 +96,10 @@ def generate(
     depends on its prompt alone (in fp32, up to ties of rounding).
 
     Args:
-        tuner: attached to a causal language model; left in the mode it was in.
+        tuner: attached to a language model; left in the mode it was in.
         tokenizer: of the model.
-        prompts: token ids, with what belongs in front (`tokenizer.prefix`).
+        prompts: token ids, with what belongs in front (`tokenizer.prefix`); of an encoder-decoder
+            whole sources.
         decoding: how.
         batch_size: prompts at a time.
         precision: fp32 or bf16 autocast.
@@ -111,9 +114,13 @@ def generate(
     _require_hooks_only(tuner)
     lengths, carried = [len(p) for p in prompts], backbone.positions
     total = min((n for n in (decoding.max_length, carried) if n is not None), default=None)
-    require_room(lengths, None if total is None else total - 1, "prompt")
     most = decoding.max_new_tokens
-    limits = [most if total is None else min(most, total - n) for n in lengths]
+    if isinstance(backbone, Seq2Seq):  # the prompt takes no room from what is written
+        require_room(lengths, None, "prompt")
+        limits = [most if total is None else min(most, total) for _ in lengths]
+    else:
+        require_room(lengths, None if total is None else total - 1, "prompt")
+        limits = [most if total is None else min(most, total - n) for n in lengths]
     found: dict[int, Generated] = {}
     reporter.start(phase, len(prompts), "prompts")
     try:
@@ -159,7 +166,7 @@ def _batches(
 
 @torch.no_grad()
 def _continue(
-    backbone: Causal,
+    backbone: LanguageModel,
     tokenizer: Tokenizer,
     prompts: Sequence[Sequence[int]],
     steps: int,
@@ -170,15 +177,20 @@ def _continue(
 
     device = device_of(backbone)
     batch = {k: v.to(device) for k, v in collate_prompts(prompts, tokenizer.pad_id).items()}
+    start = batch["input_ids"].shape[1]
+    if isinstance(backbone, Seq2Seq):
+        start = 1  # behind the start token
+        del batch["position_ids"]
     config = GenerationConfig(
         max_new_tokens=steps,
         eos_token_id=sorted(tokenizer.stop_ids) or None,
         pad_token_id=tokenizer.pad_id,
+        decoder_start_token_id=getattr(backbone.config, "decoder_start_token_id", None),
         use_cache=True,
         **decoding.arguments(),
     )
     out_BT = backbone.hf.generate(**batch, generation_config=config)
-    written: list[list[int]] = out_BT[:, batch["input_ids"].shape[1] :].tolist()
+    written: list[list[int]] = out_BT[:, start:].tolist()
     return written
 
 
@@ -191,7 +203,7 @@ def _read(tokenizer: Tokenizer, tokens: Sequence[int]) -> Generated:
 
 
 @contextmanager
-def _seeded(backbone: Causal, seed: int) -> Iterator[None]:
+def _seeded(backbone: LanguageModel, seed: int) -> Iterator[None]:
     """Inside, draws follow from the seed; behind it the generators are as they were."""
     device = device_of(backbone)
     devices = [device] if device.type == "cuda" else []
