@@ -52,6 +52,25 @@ def write_predictions(
     write_csv(path, header, rows)
 
 
+def write_values(
+    path: Path, names: Sequence[str], targets: Sequence[float], values: Sequence[float]
+) -> None:
+    """One line an example: name, target, prediction.
+
+    Args:
+        path: of the CSV file.
+        names: of the examples, in the order of the rows.
+        targets: N true values.
+        values: N predicted ones.
+
+    Raises:
+        StorageError: the disk is full or may not be written.
+    """
+    rows = zip(names, targets, values, strict=True)
+    cells = ([name, f"{target:.6g}", f"{value:.6g}"] for name, target, value in rows)
+    write_csv(path, ["name", "target", "prediction"], cells)
+
+
 def write_top_k(
     path: Path, files: Sequence[str], probabilities: Tensor, classes: Sequence[str], k: int
 ) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,9 +13,12 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from gistcli import atomic
+from gistcli.artifacts import verify
 from gistcli.artifacts.form import Form
+from gistcli.artifacts.verify import Inputs
 from gistcli.backbones.hf_weights import load_pretrained
 from gistcli.backbones.locating import CONFIG, TOKENIZER
+from gistcli.backbones.streaming import Read, compute, empty
 from gistcli.backbones.text import TextBackbone
 
 TEMPLATE = "chat_template.jinja"
@@ -29,13 +33,16 @@ class TextForm(Form):
         stored: stored key -> tensors in memory.
         base: folder of the base, whose tokenizer and generation config go along.
         template: chat template that replaces the tokenizer's; None leaves that alone.
+        network: the base in memory, as `empty` leaves it, inside which no tuner acts.
     """
 
     config: Mapping[str, Any]
     stored: Mapping[str, Sequence[str]]
     base: Path
     template: str | None = None
+    network: Callable[[], AbstractContextManager[nn.Module]] | None = None
     name: ClassVar[str] = "transformers"
+    of_text: ClassVar[bool] = True
 
     @property
     def names(self) -> Mapping[str, Sequence[str]]:
@@ -54,6 +61,24 @@ class TextForm(Form):
             StorageError: the disk is full or may not be written.
         """
         atomic.write_json(folder / CONFIG, {**self.config, "dtype": dtype})
+        self.write_beside_adapter(folder)
+
+    @property
+    def peft_task(self) -> str | None:
+        """Of a language model; a classifier's head is saved whole, which needs no task."""
+        return None if self.classifies else "CAUSAL_LM"
+
+    @property
+    def own_template(self) -> str | None:
+        """Written where the run had one of its own."""
+        return None if self.template is None else TEMPLATE
+
+    def write_beside_adapter(self, folder: Path) -> None:
+        """Tokenizer, generation config and chat template.
+
+        Raises:
+            StorageError: the disk is full or may not be written.
+        """
         for name in TOKENIZER:
             if (self.base / name).is_file():
                 with atomic.storage_errors(folder / name):
@@ -70,19 +95,29 @@ class TextForm(Form):
         from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
         auto = AutoModelForSequenceClassification if self.classifies else AutoModelForCausalLM
-        return _Logits(load_pretrained(auto, folder), each=not self.classifies).eval()
+        model = load_pretrained(auto, folder, dtype="auto")  # mapped, and float32 block by block
+        empty(model)
+        return _Logits(model, each=not self.classifies).eval()
+
+    def rebuilt(self, read: Read, inputs: Inputs) -> Tensor | None:
+        """Float32 logits of the base's network with other tensors, block by block."""
+        if self.network is None:
+            return None
+        with self.network() as model:
+            return verify.run(_Logits(model, each=not self.classifies, read=read), inputs)
 
 
 class _Logits(nn.Module):
     """A batch of text to (B, K) logits, or to (N, V) those at its real tokens (`each`)."""
 
-    def __init__(self, model: Any, *, each: bool) -> None:
+    def __init__(self, model: Any, *, each: bool, read: Read | None = None) -> None:
         super().__init__()
-        self.model, self.each = model, each
+        self.model, self.each, self.read = model, each, read
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Logits."""
-        logits: Tensor = self.model(**batch).logits
+        call: Callable[[], Tensor] = lambda: self.model(**batch).logits  # noqa: E731
+        logits = compute(self.model, call, self.read)
         return at_tokens(logits, batch) if self.each else logits
 
 
@@ -91,13 +126,19 @@ def at_tokens(logits_BTV: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
     return logits_BTV[batch["attention_mask"].bool()]
 
 
-def text_form(backbone: TextBackbone, classes: Sequence[str], template: str | None) -> TextForm:
+def text_form(
+    backbone: TextBackbone,
+    classes: Sequence[str],
+    template: str | None,
+    network: Callable[[], AbstractContextManager[nn.Module]] | None = None,
+) -> TextForm:
     """The folder of a tuned network.
 
     Args:
         backbone: with the head that was tuned.
         classes: names in the order of the logits; none of a language model.
         template: chat template that the run used in place of the tokenizer's.
+        network: of `TextForm`.
 
     Raises:
         NotMergeable: the library stores the network in a form that is not written tensor by tensor.
@@ -107,9 +148,19 @@ def text_form(backbone: TextBackbone, classes: Sequence[str], template: str | No
         "architectures": [type(backbone.model).__name__],
     }
     if classes:
+        config.pop("problem_type", None)  # of what the base was trained for
         config["id2label"] = dict(enumerate(classes))
         config["label2id"] = {name: i for i, name in enumerate(classes)}
+    elif backbone.task == "classification":  # a head without classes gives one value
+        config["problem_type"] = "regression"
+    if config.get("tie_word_embeddings") and not _tied(backbone.hf):
+        config["tie_word_embeddings"] = False  # the base's file holds two tensors
     plain: dict[str, Any] = json.loads(json.dumps(config))  # as it will be read again
-    return TextForm(
-        plain, backbone.stored_keys().written, Path(backbone.origin.config["folder"]), template
-    )
+    folder = Path(backbone.origin.config["folder"])
+    return TextForm(plain, backbone.stored_keys().written, folder, template, network)
+
+
+def _tied(model: Any) -> bool:
+    """Whether the embedding of the words and the map to them are one; also without such a map."""
+    last = model.get_output_embeddings()
+    return last is None or last.weight is model.get_input_embeddings().weight

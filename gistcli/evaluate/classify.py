@@ -39,8 +39,8 @@ class Predictions:
 
     Attributes:
         index: (N,) int64 place in the split.
-        labels: (N,) int64 true class numbers.
-        logits: (N, K) float32, on the CPU.
+        labels: (N,) int64 true class numbers, or float32 true values.
+        logits: (N, K) float32, on the CPU; K is 1 where values are predicted.
         names: of the examples.
     """
 
@@ -62,6 +62,11 @@ class Predictions:
     def probabilities(self) -> Tensor:
         """(N, K) softmax of the logits."""
         return self.logits.softmax(dim=1)
+
+    @property
+    def values(self) -> Tensor:
+        """(N,) float32: the only output of each example."""
+        return self.logits[:, 0]
 
     @property
     def loss(self) -> float:

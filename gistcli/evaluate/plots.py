@@ -1,4 +1,4 @@
-"""Pictures of a classifier's results: confusion matrix and accuracy by class, as PNG."""
+"""Pictures of results as PNG: confusion matrix, accuracy by class, values against true ones."""
 
 from __future__ import annotations
 
@@ -144,3 +144,26 @@ def write_classification_plots(
     plot_confusion(figures, classes, paths[0], title)
     plot_classes(figures, classes, paths[1], title)
     return paths
+
+
+def write_regression_plot(
+    folder: Path, split: str, targets: Sequence[float], values: Sequence[float]
+) -> Path:
+    """`values-SPLIT.png` in `folder`: predicted against true values, and where they are equal.
+
+    Raises:
+        StorageError: the disk is full or may not be written.
+    """
+    figure = new_figure(4.6, 4.2)
+    axes = figure.add_subplot()
+    tidy(axes)
+    ends = [min(targets, default=0.0), max(targets, default=1.0)]
+    axes.plot(ends, ends, color=ORANGE, linewidth=1.2)
+    axes.plot(targets, values, "o", color=BLUE, markersize=3, alpha=0.4, markeredgewidth=0)
+    axes.set_xlabel("true value")
+    axes.set_ylabel("prediction; orange: equal")
+    title = {"val": "validation"}.get(split, split)
+    axes.set_title(f"{title}, n = {len(targets)}", fontsize=10, loc="left")
+    path = folder / f"values-{split}.png"
+    save_figure(figure, path)
+    return path

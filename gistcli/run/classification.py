@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from gistcli import registry
 from gistcli.artifacts.predictions import write_predictions
 from gistcli.artifacts.rundir import RunDirectory
+from gistcli.errors import RecipeError, did_you_mean
 from gistcli.evaluate.classify import predict, score
 from gistcli.evaluate.plots import write_classification_plots
 from gistcli.methods.base import Tuner
@@ -20,6 +21,34 @@ class Classification(Workload):
     """Loss, figures and outputs of examples with one class each."""
 
     task: ClassVar[str] = "classification"
+    measures: ClassVar[frozenset[str]] = frozenset(
+        ("accuracy", "balanced_accuracy", "macro_f1", "matthews", "f1", "top5_accuracy", "loss")
+    )
+
+    def require_sense(self) -> None:
+        """Whether the keys of `eval` fit the classes.
+
+        Raises:
+            RecipeError: a metric that these classes do not have, or an unknown positive one.
+        """
+        super().require_sense()
+        metric, positive, classes = self.recipe.eval.metric, self.recipe.eval.positive, self.classes
+        if metric == "f1" and len(classes) != 2:
+            raise RecipeError(
+                f"eval.metric: f1 is of two classes, {self.name} has {len(classes)}.",
+                "Take macro_f1, the mean over all classes.",
+            )
+        if metric == "top5_accuracy" and len(classes) < 6:
+            raise RecipeError(
+                f"eval.metric: top5_accuracy needs more than five classes, {self.name} has "
+                f"{len(classes)}.",
+                "Take accuracy.",
+            )
+        if positive is not None and (len(classes) != 2 or positive not in classes):
+            raise RecipeError(
+                f"eval.positive: {positive!r} is none of two classes of {self.name}.",
+                did_you_mean(positive, classes),
+            )
 
     def objective(self, tuner: Tuner, setting: Setting) -> Objective:
         """Cross-entropy."""
@@ -37,7 +66,8 @@ class Classification(Workload):
             reporter=reporter,
             phase=split,
         )
-        return Measured(score(outputs, self.classes), outputs)
+        positive = self.recipe.eval.positive
+        return Measured(score(outputs, self.classes, positive), outputs)
 
     def keep(self, run: RunDirectory, split: str, measured: Measured) -> None:
         """Every prediction, and the confusion matrix."""

@@ -139,7 +139,7 @@ def _kind(loaded: Loaded) -> str:
     """The hub's name for what the network does."""
     if loaded.backbone.modality == "vision":
         return "image-classification"
-    return "text-classification" if loaded.classes else "text-generation"
+    return "text-generation" if loaded.task == "causal_lm" else "text-classification"
 
 
 def _known(what: str, name: str, known: Any) -> str:

@@ -23,13 +23,25 @@ def open_workload(recipe: Recipe, shelf: Shelf, pinned: Path | None) -> Workload
         pinned: a `splits.csv` whose splits must be reproduced.
 
     Raises:
-        RecipeError: keys that the model has no use for.
+        RecipeError: keys that model or task have no use for.
         GistError: data or tokenizer that are not there or cannot be used.
     """
+    workload = _open(recipe, shelf, pinned)
+    workload.require_sense()
+    return workload
+
+
+def _open(recipe: Recipe, shelf: Shelf, pinned: Path | None) -> Workload:
     if modality_of(recipe) == "text":
         _refuse(recipe, OF_PICTURES, "text")
         return open_text(recipe, pinned)
     _refuse(recipe, OF_TEXT, "pictures")
+    if recipe.task.type not in ("auto", ImageClassification.task):
+        raise RecipeError(
+            f"task.type: {recipe.model.name} reads pictures, which have classes here and no "
+            f"{recipe.task.type}.",
+            "Leave it out, or choose a model that reads text.",
+        )
     return ImageClassification(recipe, shelf, pinned)
 
 

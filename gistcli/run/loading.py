@@ -15,6 +15,7 @@ from gistcli.artifacts.targets import kind_of, open_merged
 from gistcli.artifacts.tuner_file import TunerInfo
 from gistcli.backbones import Backbone, open_backbone
 from gistcli.backbones.images import require_images
+from gistcli.backbones.text import TextBackbone
 from gistcli.data import Preprocess
 from gistcli.errors import BaseMismatch, NotFound, NotSupported, Refused
 from gistcli.methods.base import Tuner
@@ -34,6 +35,7 @@ class Loaded:
         pictures: how they become pixels; None where the network reads text.
         recipe, run, info: of a run; None for a merged folder.
         name: what the user pointed at.
+        task: what it was trained for.
     """
 
     tuner: Tuner
@@ -44,6 +46,7 @@ class Loaded:
     recipe: Recipe | None = None
     run: RunDirectory | None = None
     info: TunerInfo | None = None
+    task: str = "classification"
 
     @property
     def preprocess(self) -> Preprocess:
@@ -143,8 +146,12 @@ def _merged_text(
     target: Path, backbone: Backbone, classes: list[str], device: torch.device
 ) -> Loaded:
     """A tuner that changes nothing; the classes of a language model's config are no classes."""
-    named = classes if backbone.head_names() else []
-    return Loaded(Tuner(Linear(), backbone, head=False), named, None, device, str(target))
+    assert isinstance(backbone, TextBackbone)
+    values = getattr(backbone.config, "problem_type", None) == "regression"
+    named = classes if backbone.head_names() and not values else []
+    task = "regression" if values else backbone.task
+    tuner = Tuner(Linear(), backbone, head=False)
+    return Loaded(tuner, named, None, device, str(target), task=task)
 
 
 def _open_run(target: Path, device: torch.device, model: str | None, dtype: str | None) -> Loaded:
@@ -153,13 +160,15 @@ def _open_run(target: Path, device: torch.device, model: str | None, dtype: str 
     method = method_of(info.method)  # says what to install, before the recipe asks for it
     recipe = run.load_recipe()
     backbone = open_base(info, recipe, model, dtype)
-    backbone.reset_head(len(info.classes), recipe.seed)
+    backbone.reset_head(len(info.classes) or 1, recipe.seed)  # one value, of a regression
     tuner = method.attach(backbone)
     tuner.load_state(state)
     preprocess = None
     if backbone.modality == "vision":
         preprocess = Preprocess.from_config(info.preprocessing, str(target / "tuner.json"))
-    return Loaded(tuner, info.classes, preprocess, device, str(target), recipe, run, info)
+    return Loaded(
+        tuner, info.classes, preprocess, device, str(target), recipe, run, info, info.task
+    )
 
 
 def open_base(

@@ -56,7 +56,8 @@ def prepare(recipe: Recipe, place: Place, reporter: Reporter, shelf: Shelf | Non
     workload = open_workload(recipe, shelf, pinned if use_pinned else None)
     workload.say(reporter)
     backbone = shelf.backbone(recipe.model, workload.task)
-    assembly = assemble(recipe, workload.classes, fresh=not _goes_on(place), backbone=backbone)
+    outputs = workload.classes or 1  # one value, of a regression
+    assembly = assemble(recipe, outputs, fresh=not _goes_on(place), backbone=backbone)
     with ExitStack() as undo:
         undo.callback(assembly.tuner.detach)  # the backbone may be another run's, too
         say_parameters(assembly, reporter)

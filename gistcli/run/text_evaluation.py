@@ -60,8 +60,11 @@ def _recipe(loaded: Loaded, data: str | None) -> Recipe:
                 f"{loaded.name} is a merged folder and knows no data.",
                 f"Say on what: `gist eval {loaded.name} --data PATH`.",
             )
-        task = "classification" if loaded.classes else "causal_lm"
-        tree = {"task": {"type": task}, "model": {"name": loaded.name}, "data": {"path": data}}
+        tree = {
+            "task": {"type": loaded.task},
+            "model": {"name": loaded.name},
+            "data": {"path": data},
+        }
         return Recipe.model_validate(tree)
     if data is None:
         return loaded.recipe

@@ -50,4 +50,4 @@ def reference_of(loaded: Loaded, reporter: Reporter) -> Reference | None:
     inputs = {key: batch[key][:, :TOKENS] for key in kept if key in batch}
     with torch.no_grad(), loaded.tuner.step():
         logits = loaded.tuner(inputs).logits.float()
-    return Reference(inputs, logits if loaded.classes else at_tokens(logits, inputs))
+    return Reference(inputs, at_tokens(logits, inputs) if loaded.task == "causal_lm" else logits)

@@ -1,4 +1,4 @@
-"""`gist predict` on text: what a language model writes, or the classes of texts."""
+"""`gist predict` on text: what a language model writes, or classes and values of texts."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Asked:
 def predict_text(
     loaded: Loaded, asked: Asked, output: Path | None, reporter: Reporter
 ) -> dict[str, Any]:
-    """Answers or classes, in the order of the files and rows.
+    """Answers, classes or values, in the order of the files and rows.
 
     Args:
         loaded: a run or merged folder whose network reads text.
@@ -75,7 +75,9 @@ def predict_text(
     recipe = loaded.recipe
     options = text_options(recipe.data) if recipe is not None else TextOptions()
     tokenizer = open_tokenizer(loaded.backbone.origin.config["folder"])
-    rows = (_classes if loaded.classes else _answers)(loaded, asked, options, tokenizer, reporter)
+    rows = (_answers if loaded.task == "causal_lm" else _outputs)(
+        loaded, asked, options, tokenizer, reporter
+    )
     if output is not None:
         write_json_lines(output, rows)
     return {"examples": len(rows), "predictions": rows}
@@ -118,14 +120,16 @@ def _answers(
     ]
 
 
-def _classes(
+def _outputs(
     loaded: Loaded, asked: Asked, options: TextOptions, tokenizer: Tokenizer, reporter: Reporter
 ) -> list[dict[str, Any]]:
     if asked.prompts:
-        raise Refused(f"{loaded.name} names classes, and answers no --prompt.", "Give a file.")
+        raise Refused(
+            f"{loaded.name} answers no --prompt: it is no language model.", "Give a file."
+        )
     examples: list[Example] = []
     for path in asked.files:
-        examples += read_unanswered(path, options, task="classification")
+        examples += read_unanswered(path, options, task=loaded.task)
     most = tokenizer.max_length(options.max_length, _positions(loaded))
     sequences = Encoder(tokenizer, options, most).encode(examples)
     split = TextSplit(
@@ -143,19 +147,28 @@ def _classes(
         reporter=reporter,
         phase="predict",
     )
-    best = found.probabilities.topk(min(asked.top_k, len(loaded.classes)), dim=1)
+    names = [sequence.name for sequence in sequences]
+    if loaded.task == "regression":
+        values = found.values.tolist()
+        return [{"name": n, "value": value} for n, value in zip(names, values, strict=True)]
+    return _classes(names, found, loaded.classes, asked.top_k)
+
+
+def _classes(
+    names: Sequence[str], found: classify.Predictions, classes: Sequence[str], top_k: int
+) -> list[dict[str, Any]]:
+    best = found.probabilities.topk(min(top_k, len(classes)), dim=1)
     return [
         {
-            "name": sequence.name,
-            "class": loaded.classes[places[0]],
+            "name": name,
+            "class": classes[places[0]],
             "probability": shares[0],
             "top": [
-                {"class": loaded.classes[k], "probability": p}
-                for k, p in zip(places, shares, strict=True)
+                {"class": classes[k], "probability": p} for k, p in zip(places, shares, strict=True)
             ],
         }
-        for sequence, places, shares in zip(
-            sequences, best.indices.tolist(), best.values.tolist(), strict=True
+        for name, places, shares in zip(
+            names, best.indices.tolist(), best.values.tolist(), strict=True
         )
     ]
 

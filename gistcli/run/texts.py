@@ -36,6 +36,7 @@ from gistcli.objectives.chunked import choose_chunk
 from gistcli.recipe import DataSection, Recipe
 from gistcli.reporting import Reporter
 from gistcli.run.classification import Classification
+from gistcli.run.regression import Regression
 from gistcli.run.shelf import Shelf
 from gistcli.run.workload import Measured, Setting, Workload
 
@@ -108,11 +109,16 @@ class TextClassification(TextTask, Classification):
     """Texts, or pairs of them, with one class each."""
 
 
+class TextRegression(TextTask, Regression):
+    """Texts, or pairs of them, with one value each."""
+
+
 class CausalText(TextTask):
     """Chats, completions and documents, of which a language model learns the next token."""
 
     task: ClassVar[str] = "causal_lm"
     metric: ClassVar[str] = "loss"
+    measures: ClassVar[frozenset[str]] = frozenset(("loss", "perplexity"))
 
     def objective(self, tuner: Tuner, setting: Setting) -> Objective:
         """Cross-entropy of the next token, in pieces where all logits would not fit."""
@@ -179,7 +185,7 @@ def open_text(
 
     Raises:
         NotFound: no tokenizer beside the model, or no data.
-        Refused: an encoder for anything but classification.
+        Refused: an encoder for anything but classes or values.
         GistError: data that cannot be used.
     """
     source = locate(model or recipe.model.name, need_weights=False)
@@ -207,7 +213,10 @@ def open_text(
 
 
 def _kind(examples: Sequence[Any]) -> type[TextTask]:
-    return TextClassification if isinstance(examples[0], Labelled) else CausalText
+    first = examples[0]
+    if not isinstance(first, Labelled):
+        return CausalText
+    return TextRegression if isinstance(first.label, float) else TextClassification
 
 
 def _free_bytes(device: torch.device) -> int:

@@ -12,6 +12,7 @@ import torch
 from gistcli.artifacts.rundir import RunDirectory
 from gistcli.data import Catalog, ImageSplit
 from gistcli.data.text import TextSplit
+from gistcli.errors import RecipeError, did_you_mean
 from gistcli.evaluate.classify import scalars
 from gistcli.evaluate.features import FeatureSplit
 from gistcli.methods.base import Method, Tuner
@@ -62,11 +63,32 @@ class Workload(abc.ABC):
     """As it stands in tuner.json, and the name of the objective."""
     metric: ClassVar[str] = "accuracy"
     """What decides the best evaluation where the recipe names nothing."""
+    measures: ClassVar[frozenset[str]] = frozenset()
+    """Figures of an evaluation in training, by which the best one can be chosen."""
 
     def __init__(self, recipe: Recipe, catalog: Catalog) -> None:
         self.recipe = recipe
         self.catalog = catalog
         self.splits: Mapping[str, Split] = {}
+
+    @property
+    def figure(self) -> str:
+        """What tables show: the metric that decides, but for a loss that only stands for it."""
+        chosen = self.recipe.eval.metric
+        return self.metric if chosen in (None, "loss") else chosen
+
+    def require_sense(self) -> None:
+        """Whether the keys of `eval` fit the task.
+
+        Raises:
+            RecipeError: a metric that is not measured here.
+        """
+        metric = self.recipe.eval.metric
+        if metric is not None and metric not in self.measures:
+            raise RecipeError(
+                f"eval.metric: {metric!r} is not measured for the task {self.task}.",
+                did_you_mean(metric, self.measures),
+            )
 
     # --- data -------------------------------------------------------------------------------
 

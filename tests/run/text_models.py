@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 from tests.backbones import text_kinds
 from tests.data.text.tokens import words
@@ -17,7 +18,7 @@ def save_model(folder: Path, name: str, task: str) -> Path:
     return folder
 
 
-def write_rows(path: Path, rows: list[dict[str, str]]) -> Path:
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -39,4 +40,18 @@ def labelled(path: Path, count: int = 300) -> Path:
     for i in range(count):
         text = [f"w{2 * draw.randrange(25) + i % 2}" for _ in range(draw.randrange(3, 9))]
         rows.append({"text": " ".join(text), "label": ("even", "odd")[i % 2]})
+    return write_rows(path, rows)
+
+
+def valued(path: Path, count: int = 300) -> Path:
+    """Pairs of texts, and how many words of both are early ones, from 0 to 6."""
+    draw = random.Random(0)
+    rows: list[dict[str, Any]] = []
+    for _ in range(count):
+        early = draw.randrange(7)
+        words = [f"w{draw.randrange(5) + (0 if i < early else 25)}" for i in range(6)]
+        draw.shuffle(words)
+        value = early + draw.choice((0.0, 0.25))
+        first, second = " ".join(words[:3]), " ".join(words[3:])
+        rows.append({"sentence1": first, "sentence2": second, "label": value})
     return write_rows(path, rows)
