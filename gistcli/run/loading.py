@@ -15,6 +15,7 @@ from gistcli.artifacts.targets import kind_of, open_merged
 from gistcli.artifacts.tuner_file import TunerInfo
 from gistcli.backbones import Backbone, open_backbone
 from gistcli.backbones.images import require_images
+from gistcli.backbones.seq2seq import Seq2Seq
 from gistcli.backbones.text import TextBackbone
 from gistcli.data import Preprocess
 from gistcli.errors import BaseMismatch, NotFound, NotSupported, Refused
@@ -160,6 +161,9 @@ def _open_run(target: Path, device: torch.device, model: str | None, dtype: str 
     method = method_of(info.method)  # says what to install, before the recipe asks for it
     recipe = run.load_recipe()
     backbone = open_base(info, recipe, model, dtype)
+    if isinstance(backbone, Seq2Seq):
+        words, ids = (info.extra.get(key, ()) for key in ("label_words", "label_token_ids"))
+        backbone.set_label_words(words, ids)
     backbone.reset_head(len(info.classes) or 1, recipe.seed)  # one value, of a regression
     tuner = method.attach(backbone)
     tuner.load_state(state)

@@ -56,6 +56,7 @@ def prepare(recipe: Recipe, place: Place, reporter: Reporter, shelf: Shelf | Non
     workload = open_workload(recipe, shelf, pinned if use_pinned else None)
     workload.say(reporter)
     backbone = shelf.backbone(recipe.model, workload.task)
+    workload.fit_to(backbone)
     outputs = workload.classes or 1  # one value, of a regression
     assembly = assemble(recipe, outputs, fresh=not _goes_on(place), backbone=backbone)
     with ExitStack() as undo:

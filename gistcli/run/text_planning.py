@@ -35,6 +35,8 @@ def dry_run_text(recipe: Recipe, reporter: Reporter) -> dict[str, Any]:
     workload = _open(recipe, reporter)
     asked = None if recipe.task.type == "auto" else recipe.task.type
     backbone = open_model(recipe.model, meta=True, task=workload.task if workload else asked)
+    if workload is not None:
+        workload.fit_to(backbone)
     classes = len(workload.classes) if workload else recipe.data.classes
     assembly = assemble(recipe, classes or 1, meta=True, backbone=backbone)
     if workload is not None:
@@ -71,12 +73,14 @@ def _encode(workload: TextTask, assembly: Assembly, batch_size: int, reporter: R
     split = workload.splits["train"]
     filled = split.efficiency(batch_size)
     reporter.say(f"{filled:.0%} of the places in a batch hold a token, the rest is padding")
-    learns = workload.task == "causal_lm"
+    learns = workload.task in ("causal_lm", "seq2seq")
     for sequence in split.sequences[:SHOWN]:
         parts = passages(sequence, workload.tokenizer)
         text = "".join(f"{MARKS[0]}{t}{MARKS[1]}" if learnt else t for t, learnt in parts)
         what = (
             f"{sequence.supervised} of {len(sequence)} tokens learnt"
+            if learns and not sequence.apart
+            else f"{len(sequence)} tokens read, {sequence.supervised} learnt"
             if learns
             else (f"{len(sequence)} tokens, {sequence.target}")
         )

@@ -14,6 +14,7 @@ from gistcli.artifacts.rundir import RunDirectory
 from gistcli.backbones import Backbone
 from gistcli.backbones.locating import locate
 from gistcli.backbones.text import TextBackbone
+from gistcli.backbones.text_classes import family_of_class
 from gistcli.data import Catalog
 from gistcli.data.text import (
     ChatTemplate,
@@ -76,9 +77,7 @@ class TextTask(Workload):
             RecipeError: chats without a template; a max_length that the model does not have.
         """
         assert isinstance(backbone, TextBackbone)
-        options = text_options(self.recipe.data)
-        most = self.tokenizer.max_length(options.max_length, backbone.positions)
-        encoder = Encoder(self.tokenizer, options, most, self.template)
+        encoder = self.encoder(backbone)
         self.splits = {
             split: load_texts(
                 f"{self.catalog.name} {split}",
@@ -91,6 +90,12 @@ class TextTask(Workload):
             )
             for split in splits
         }
+
+    def encoder(self, backbone: TextBackbone) -> Encoder:
+        """Examples to tokens, by the keys of the recipe."""
+        options = text_options(self.recipe.data)
+        most = self.tokenizer.max_length(options.max_length, backbone.positions)
+        return Encoder(self.tokenizer, options, most, self.template)
 
     def compute_once(self, tuner: Tuner, setting: Setting, reporter: Reporter) -> None:
         """Nothing: every batch goes through the network."""
@@ -123,13 +128,17 @@ class CausalText(TextTask):
     def objective(self, tuner: Tuner, setting: Setting) -> Objective:
         """Cross-entropy of the next token, in pieces where all logits would not fit."""
         rows = setting.plan.micro_batch_size or setting.plan.batch_size
-        longest = int(self.splits["train"].unit_lengths.max())
         vocabulary = len(tuner.backbone.model.get_output_embeddings().weight)  # type: ignore[operator]
-        chunk = choose_chunk(rows * longest, vocabulary, _free_bytes(setting.device))
+        chunk = choose_chunk(rows * self.longest, vocabulary, _free_bytes(setting.device))
         kind = registry.resolve("objectives", self.task)
         smoothing = self.recipe.optim.label_smoothing
         made: Objective = kind(tuner, label_smoothing=smoothing, chunk_tokens=chunk)
         return made
+
+    @property
+    def longest(self) -> int:
+        """Positions of a row that can be learnt, at most."""
+        return int(self.splits["train"].unit_lengths.max())
 
     def measure(self, tuner: Tuner, split: str, setting: Setting, reporter: Reporter) -> Measured:
         """Loss a token, and perplexity."""
@@ -165,6 +174,7 @@ def text_options(data: DataSection) -> TextOptions:
         chat_template=data.chat_template,
         train_on=data.train_on,
         max_length=data.max_length,
+        max_target_length=data.max_target_length,
         truncate=data.truncate,
         packing=data.packing,
         group_by_length=data.group_by_length,
@@ -202,7 +212,17 @@ def open_text(
         pinned=pinned,
         whole=whole,
     )
-    kind = _kind(examples_of(catalog, next(iter(catalog.splits))))
+    examples = examples_of(catalog, next(iter(catalog.splits)))
+    if family_of_class(source.architecture) == "seq2seq":
+        from gistcli.run.seq2seq import kind_for  # stands on the classes above
+
+        return kind_for(recipe, examples[0])(recipe, catalog, tokenizer, template)
+    if asked == "seq2seq":
+        raise Refused(
+            f"{recipe.model.name} is no encoder-decoder, for which seq2seq is.",
+            "Use task.type causal_lm, or choose a T5.",
+        )
+    kind = _kind(examples)
     if kind is CausalText and source.architecture.endswith("ForSequenceClassification"):
         raise Refused(
             f"{recipe.model.name} is an encoder, which classifies texts, and {catalog.name} has "

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 
 from gistcli.artifacts.rundir import RunDirectory
+from gistcli.backbones import Backbone
 from gistcli.data import Catalog, ImageSplit
 from gistcli.data.text import TextSplit
 from gistcli.errors import RecipeError, did_you_mean
@@ -115,6 +116,13 @@ class Workload(abc.ABC):
     def say(self, reporter: Reporter) -> None:
         """What the data hold, and what is odd about them."""
         say_catalog(self.catalog, reporter)
+
+    def fit_to(self, backbone: Backbone) -> None:
+        """Tell the network what it has to know of the task before it gets a head: nothing, mostly.
+
+        Raises:
+            RecipeError: the task cannot be put to it.
+        """
 
     @abc.abstractmethod
     def load(self, tuner: Tuner, setting: Setting, shelf: Shelf, reporter: Reporter) -> None:
