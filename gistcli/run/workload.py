@@ -123,6 +123,7 @@ class Workload(abc.ABC):
         Raises:
             RecipeError: the task cannot be put to it.
         """
+        return
 
     @abc.abstractmethod
     def load(self, tuner: Tuner, setting: Setting, shelf: Shelf, reporter: Reporter) -> None:
