@@ -33,6 +33,7 @@ TABLES: dict[str, dict[str, str]] = {
         "linear": "gistcli.methods.linear:Linear",
         "lora": "gistcli.methods.lora:Lora",
         "prefix": "gistcli.methods.prefix:PrefixTuning",
+        "prompt": "gistcli.methods.prompt:Prompt",
         "repadapter": "gistcli.methods.repadapter:RepAdapter",
         "ssf": "gistcli.methods.ssf:Ssf",
         "toast": "gistcli.methods.toast:Toast",

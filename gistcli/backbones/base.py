@@ -147,8 +147,7 @@ class Backbone(nn.Module, abc.ABC):
 
     def carry_tokens(self, cls_tokens: int, enter: Tap, leave: nn.Module) -> None:
         """Called by a family of pictures that can carry further tokens; see `BlockTokens`."""
-        blocks: Any = self.blocks
-        self.inserted = BlockTokens(cls_tokens, blocks, enter, leave)
+        self.inserted = BlockTokens(cls_tokens, self.blocks, enter, leave)
 
     def token_width(self, method: str) -> int:
         """The width of an inserted token.

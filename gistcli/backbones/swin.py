@@ -100,7 +100,7 @@ class Swin(TimmBlocks):
         for _ in self.timm.layers[1:]:  # patch merging pads an odd side
             stages.append(((stages[-1][0] + 1) // 2, (stages[-1][1] + 1) // 2))
         rows, columns = stages[-1]
-        return StagedLayout({"patches": rows * columns}, (rows, columns), tuple(stages))
+        return StagedLayout({"patches": rows * columns}, (rows, columns), stages=tuple(stages))
 
     def in_order(self, features: Tensor) -> Tensor:
         """(B, H W, D) of (B, H, W, D)."""

@@ -279,7 +279,7 @@ class TextBackbone(Backbone):
         """As for every backbone.
 
         Raises:
-            NotSupported: a gist token in a network that predicts tokens; more tokens than positions.
+            NotSupported: a gist token where tokens are predicted; more tokens than positions.
         """
         if slot == "gist" and self.task != "classification":
             raise NotSupported(

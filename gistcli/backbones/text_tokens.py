@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -36,7 +36,7 @@ class TextTokens(InsertedTokens):
     front: ClassVar[int] = 0
     """Tokens of the text that stay in front of the inserted ones."""
 
-    def __init__(self, network: nn.Module, blocks: nn.Module) -> None:
+    def __init__(self, network: nn.Module, blocks: Sequence[nn.Module]) -> None:
         super().__init__(self.front, blocks)
         self.network: Any = network
         self.arguments = argument_names(network)
@@ -106,7 +106,9 @@ class EncoderTokens(TextTokens):
 
     front = 1
 
-    def __init__(self, network: nn.Module, blocks: nn.Module, positions_of: PositionsOf) -> None:
+    def __init__(
+        self, network: nn.Module, blocks: Sequence[nn.Module], positions_of: PositionsOf
+    ) -> None:
         super().__init__(network, blocks)
         self.positions_of = positions_of
 
@@ -166,7 +168,7 @@ class DecoderTokens(TextTokens):
         prompts, gists = self._lengths().values()
         past = _cached(given)
         if past and prompts:  # they stand in the cache already
-            return _shifted(given, prompts)
+            return _continued(given, prompts)
         x_BTD = self._embedded(given)
         length, made = x_BTD.shape[1], self._made(self.active(), x_BTD)
         behind = len(made) - sum(entry.slot == "gist" for entry in self.active())
@@ -175,26 +177,10 @@ class DecoderTokens(TextTokens):
         if gists and positions is None and "position_ids" in self.arguments:
             positions = (torch.arange(length, device=x_BTD.device) + past)[None]
         if positions is not None:
-            real_BT = given.get("attention_mask")
-            real_BT = None if real_BT is None else real_BT[:, -length:]
-            given["position_ids"] = _counted(positions, real_BT, prompts, gists)
+            given["position_ids"] = _counted(positions, given.get("attention_mask"), prompts, gists)
         _widen(given, prompts, gists)
-        order = self._close_up(given) if gists and given.get("attention_mask") is not None else None
-        self._spread = prompts + length + gists, order
+        self._spread = prompts + length + gists, _close_up(given, prompts)
         return given
-
-    def _close_up(self, given: dict[str, Any]) -> Tensor:
-        """Moves padding behind the gist tokens; (B, S) the place each token had before."""
-        total = given["inputs_embeds"].shape[1]
-        mask = given["attention_mask"]
-        order_BS = (mask[:, -total:] == 0).long().argsort(dim=1, stable=True)
-        given["inputs_embeds"] = _picked(given["inputs_embeds"], order_BS)
-        cached, mask_BS = mask[:, :-total], mask[:, -total:].gather(1, order_BS)
-        given["attention_mask"] = torch.cat([cached, mask_BS], dim=1)
-        for key in ("position_ids", "token_type_ids"):
-            if given.get(key) is not None:
-                given[key] = given[key].expand(len(order_BS), -1).gather(1, order_BS)
-        return order_BS
 
     def _text_of(self, tokens_BSD: Tensor) -> Tensor:
         prompts, gists = self._lengths().values()
@@ -222,20 +208,51 @@ def _cached(given: Mapping[str, Any]) -> int:
     return 0 if cache is None else int(cache.get_seq_length())
 
 
-def _shifted(given: dict[str, Any], prompts: int) -> dict[str, Any]:
-    """The arguments of a later step, whose cache begins with prompts."""
-    if given.get("attention_mask") is not None:
-        given["attention_mask"] = F.pad(given["attention_mask"], (prompts, 0), value=1)
+def _continued(given: dict[str, Any], prompts: int) -> dict[str, Any]:
+    """The arguments of a later step, whose cache holds the prompts."""
+    mask = given.get("attention_mask")
+    if mask is not None:
+        mask_BS = F.pad(mask, (prompts, 0), value=1)
+        given["attention_mask"] = mask_BS.gather(1, _places(mask_BS, prompts))
     if given.get("position_ids") is not None:
         given["position_ids"] = given["position_ids"] + prompts
     return given
 
 
-def _counted(positions: Tensor, real_BT: Tensor | None, prompts: int, gists: int) -> Tensor:
+def _close_up(given: dict[str, Any], prompts: int) -> Tensor | None:
+    """Lets prompts, text and gist tokens stand side by side, as they do without padding.
+
+    So windows of attention, which count places and not positions, reach as far as without padding.
+
+    Returns:
+        (B, S): the place that each token had before; None without padding.
+    """
+    mask, total = given.get("attention_mask"), given["inputs_embeds"].shape[1]
+    if mask is None:
+        return None
+    order_BS = _places(mask[:, -total:], prompts)
+    given["inputs_embeds"] = _picked(given["inputs_embeds"], order_BS)
+    earlier, mask_BS = mask[:, :-total], mask[:, -total:].gather(1, order_BS)
+    given["attention_mask"] = torch.cat([earlier, mask_BS], dim=1)
+    for key in ("position_ids", "token_type_ids"):
+        if given.get(key) is not None:
+            given[key] = given[key].expand(len(order_BS), -1).gather(1, order_BS)
+    return order_BS
+
+
+def _places(mask_BS: Tensor, prompts: int) -> Tensor:
+    """(B, S): padding in front, then prompts, which came first, the text, and padding behind."""
+    front, rest = mask_BS[:, :prompts], mask_BS[:, prompts:]
+    leading = rest.cumsum(dim=1) == 0
+    rank = torch.where(leading, 0, torch.where(rest == 0, 3, 2))
+    return torch.cat([torch.ones_like(front), rank], dim=1).argsort(dim=1, stable=True)
+
+
+def _counted(positions: Tensor, mask: Tensor | None, prompts: int, gists: int) -> Tensor:
     """(1 or B, S): 0, 1, ... for prompts, those of the text behind, then those of gist tokens."""
     device = positions.device
     text = positions + prompts
-    seen = text if real_BT is None else text.masked_fill(real_BT == 0, -1)
+    seen = text if mask is None else text.masked_fill(mask[:, -text.shape[1] :] == 0, -1)
     rows = len(seen)
     front = torch.arange(prompts, device=device).expand(rows, -1)
     behind = seen.amax(dim=1, keepdim=True) + 1 + torch.arange(gists, device=device)

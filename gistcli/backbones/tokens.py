@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import abc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -50,7 +49,7 @@ class TokenHandle:
         self.switch.handles.append(block.register_forward_pre_hook(hook))
 
 
-class InsertedTokens(abc.ABC):
+class InsertedTokens:
     """The tokens that tuners have put into a sequence, and where they stand in it.
 
     Every block sees them; pooling and head see what they saw before. A subclass does it, with hooks
@@ -65,9 +64,9 @@ class InsertedTokens(abc.ABC):
 
     order: ClassVar[tuple[str, ...]] = SLOTS
 
-    def __init__(self, cls_tokens: int, blocks: nn.Module) -> None:
+    def __init__(self, cls_tokens: int, blocks: Sequence[nn.Module]) -> None:
         self.cls_tokens = cls_tokens
-        self.blocks: Any = blocks
+        self.blocks = blocks
         self.entries: list[TokenHandle] = []
         self._full: Tensor | None = None
 
@@ -94,7 +93,7 @@ class InsertedTokens(abc.ABC):
         return 0
 
     def blind(self, slot: str) -> bool:
-        """Whether the tokens of a slot look at no other token, so that nothing can be read there."""
+        """Whether the tokens of a slot see nothing of the input, so that nothing is read there."""
         return False
 
     def active(self) -> list[TokenHandle]:
@@ -149,7 +148,9 @@ class BlockTokens(InsertedTokens):
         leave: the last norm.
     """
 
-    def __init__(self, cls_tokens: int, blocks: nn.Module, enter: Tap, leave: nn.Module) -> None:
+    def __init__(
+        self, cls_tokens: int, blocks: Sequence[nn.Module], enter: Tap, leave: nn.Module
+    ) -> None:
         super().__init__(cls_tokens, blocks)
         if enter.output:
             enter.module.register_forward_hook(lambda _, __, x: self._insert(x))

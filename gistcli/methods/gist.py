@@ -9,6 +9,9 @@ same pooling and head, and J the interaction of the two (`interaction.py`), the 
 Prediction is z alone; the token stays in the sequence. Several tokens (k > 1) are averaged behind
 the last norm, then classified.
 
+In a decoder of text the token stands behind the text, sees all of it and is seen by nothing: it is
+there in training alone, acts through what both logits share, and z is read where it always was.
+
 `source: prompts` is the paper's motivating experiment: no new token, g from the mean output of the
 inner method's prompts. Shape suffixes: B = batch, K = classes, P = tokens, D = width.
 """
@@ -162,7 +165,7 @@ class WithGist(Method):
         return f"{self.inner.label()} + gist"
 
     def starts_as_base(self) -> bool:
-        """No where there is a token: attention sees it from the start."""
+        """No where there is a token: attention sees it from the start, but in decoders of text."""
         return self.gist.source == "prompts" and self.inner.starts_as_base()
 
     def capabilities(self) -> Capabilities:
@@ -193,13 +196,15 @@ class GistTuner(Tuner):
         if gist.source == "token":
             _require_place(backbone)
             backbone.insert_tokens("gist", gist.length, self._make, self.switch)
+        else:
+            _require_sight(backbone)
         self.inner = method.inner.attach(backbone, head=head)
         self.owned, self.sites = self.inner.owned, self.inner.sites
         self.weights = gist.weights(_outputs(backbone))
         self.gist = nn.ParameterDict()
         if gist.source == "token":
             like = next(backbone.model.parameters())
-            shape = (gist.length, backbone.require_one_width("gist"))
+            shape = (gist.length, backbone.token_width("gist"))
             self.gist["token"] = full_precision(shape, like).uniform_(-BOUND, BOUND)
 
     def _make(self, batch: int) -> Tensor:
@@ -231,8 +236,17 @@ class GistTuner(Tuner):
         return {**self.inner.trainable(), **own}
 
     def idle(self) -> set[str]:
-        """Those of the inner method; the token acts through attention, whatever its loss weighs."""
-        return self.inner.idle()
+        """Those of the inner method, and a token that nothing sees where its losses weigh nothing.
+
+        Where it is seen, it acts through attention, whatever they weigh.
+        """
+        unused = self._droppable() and not (self.method.gist.alpha or self.weights)
+        return self.inner.idle() | ({TOKEN} if unused else set())
+
+    def _droppable(self) -> bool:
+        """Whether there is a token that changes no logit of the text."""
+        inserted = self.backbone.inserted
+        return bool(self.gist) and inserted is not None and inserted.droppable("gist")
 
     def frozen(self) -> dict[str, Tensor]:
         """The inner method's."""
@@ -247,8 +261,8 @@ class GistTuner(Tuner):
         return self.inner.merge_refusal() or super().merge_refusal()
 
     def register_rows(self) -> Tensor | None:
-        """(P, D): the gist tokens, then what the inner method has."""
-        own = [p.detach() for p in self.gist.values()]
+        """(P, D): the gist tokens, where they change logits, then what the inner method has."""
+        own = [] if self._droppable() else [p.detach() for p in self.gist.values()]
         inner = self.inner.register_rows()
         rows = own if inner is None else [*own, inner]
         return torch.cat(rows) if rows else None
@@ -316,7 +330,16 @@ def _require_place(backbone: Backbone) -> None:
         )
 
 
+def _require_sight(backbone: Backbone) -> None:
+    if backbone.inserted is not None and backbone.inserted.blind("prompts"):
+        raise NotSupported(
+            f"The prompts of {backbone.architecture} stand in front of the text and see nothing of "
+            "it, so that gist.source: prompts has nothing to read.",
+            "Use gist.source: token.",
+        )
+
+
 def _outputs(backbone: Backbone) -> int:
     """Number of logits."""
     names = backbone.head_names()
-    return len(backbone.model.get_parameter(names[0])) if names else 0
+    return len(backbone.model.get_parameter(names[-1])) if names else 0
