@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from gistcli import atomic
@@ -19,6 +20,7 @@ from gistcli.artifacts.verify import Inputs
 from gistcli.backbones.hf_weights import load_pretrained
 from gistcli.backbones.locating import CONFIG, TOKENIZER
 from gistcli.backbones.streaming import Read, compute, empty
+from gistcli.backbones.supervision import IGNORED
 from gistcli.backbones.text import TextBackbone
 
 TEMPLATE = "chat_template.jinja"
@@ -50,8 +52,13 @@ class TextForm(Form):
         return self.stored
 
     @property
+    def writes_targets(self) -> bool:
+        """Whether it is an encoder-decoder."""
+        return bool(self.config.get("is_encoder_decoder"))
+
+    @property
     def classifies(self) -> bool:
-        """Whether it gives classes, and not the next token."""
+        """Whether it gives classes by a head, and not the next token."""
         return str(self.config["architectures"][0]).endswith("ForSequenceClassification")
 
     def write(self, folder: Path, dtype: str) -> None:
@@ -66,6 +73,8 @@ class TextForm(Form):
     @property
     def peft_task(self) -> str | None:
         """Of a language model; a classifier's head is saved whole, which needs no task."""
+        if self.writes_targets:
+            return "SEQ_2_SEQ_LM"
         return None if self.classifies else "CAUSAL_LM"
 
     @property
@@ -87,28 +96,36 @@ class TextForm(Form):
             atomic.write_text(folder / TEMPLATE, self.template)
 
     def load(self, folder: Path) -> nn.Module:
-        """By `AutoModelForCausalLM` or `AutoModelForSequenceClassification`.
+        """By `AutoModelForCausalLM`, `...ForSeq2SeqLM` or `...ForSequenceClassification`.
 
         Raises:
             WeightsError: a tensor is missing, unexpected or of another shape.
         """
-        from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+        import transformers
 
-        auto = AutoModelForSequenceClassification if self.classifies else AutoModelForCausalLM
+        kind = "SequenceClassification" if self.classifies else "CausalLM"
+        auto = getattr(transformers, f"AutoModelFor{'Seq2SeqLM' if self.writes_targets else kind}")
         model = load_pretrained(auto, folder, dtype="auto")  # mapped, and float32 block by block
         empty(model)
-        return _Logits(model, each=not self.classifies).eval()
+        return _Logits(model, each=self._each).eval()
+
+    @property
+    def _each(self) -> bool:
+        return not (self.classifies or self.writes_targets)
 
     def rebuilt(self, read: Read, inputs: Inputs) -> Tensor | None:
         """Float32 logits of the base's network with other tensors, block by block."""
         if self.network is None:
             return None
         with self.network() as model:
-            return verify.run(_Logits(model, each=not self.classifies, read=read), inputs)
+            return verify.run(_Logits(model, each=self._each, read=read), inputs)
 
 
 class _Logits(nn.Module):
-    """A batch of text to (B, K) logits, or to (N, V) those at its real tokens (`each`)."""
+    """A batch of text to (B, K) logits, or to (N, V) those at its real tokens (`each`).
+
+    Of an encoder-decoder those that its backbone gives.
+    """
 
     def __init__(self, model: Any, *, each: bool, read: Read | None = None) -> None:
         super().__init__()
@@ -116,9 +133,23 @@ class _Logits(nn.Module):
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Logits."""
-        call: Callable[[], Tensor] = lambda: self.model(**batch).logits  # noqa: E731
+        of_target = getattr(self.model.config, "is_encoder_decoder", False)
+        call: Callable[[], Tensor] = lambda: (  # noqa: E731
+            _target_logits(self.model, batch) if of_target else self.model(**batch).logits
+        )
         logits = compute(self.model, call, self.read)
         return at_tokens(logits, batch) if self.each else logits
+
+
+def _target_logits(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
+    """(N, V) at the labels of a batch; (B, K) of the label words, or (B, 1, V), at the start."""
+    if "labels" in batch:
+        found: Tensor = model(**batch).logits[batch["labels"] != IGNORED]
+        return found
+    start = torch.full_like(batch["input_ids"][:, :1], model.config.decoder_start_token_id)
+    logits_BTV: Tensor = model(**batch, decoder_input_ids=start).logits
+    words = getattr(model.config, "label_token_ids", None)
+    return logits_BTV[:, 0, words] if words else logits_BTV
 
 
 def at_tokens(logits_BTV: Tensor, batch: Mapping[str, Tensor]) -> Tensor:

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from gistcli.backbones.base import Layers, Origin, Ran
 from gistcli.backbones.layout import Features, TokenLayout
@@ -84,13 +83,6 @@ class Seq2Seq(TextBackbone):
         """The positions of the target that predict a label, and the labels: nothing is shifted."""
         return supervised_targets(batch)
 
-    def stored_config(self) -> dict[str, Any]:
-        """With `tie_word_embeddings` as earlier versions of transformers read it.
-
-        They take it for whether the decoder's output is scaled; version 5 writes true always.
-        """
-        return {**super().stored_config(), "tie_word_embeddings": self._scale != 1.0}
-
     # --- classes as words -------------------------------------------------------------------
 
     @property
@@ -159,14 +151,11 @@ class Seq2Seq(TextBackbone):
 
     def classify(self, pooled: Tensor) -> Tensor:
         """(..., V) of tokens (..., D), scaled as the network does it; or (B, K) of the words."""
-        head = self.hf.get_output_embeddings()
         if self._scale != 1.0:
             pooled = pooled * self._scale
-        if self.task == "classification":
-            # read through the module: a tuner may own the weight
-            return F.linear(pooled, head.weight[self.label_token_ids])
-        logits: Tensor = head(pooled)
-        return logits
+        logits: Tensor = self.hf.get_output_embeddings()(pooled)
+        # of all words, at one position a text: the weight may be owned, quantised or not in memory
+        return logits[..., self.label_token_ids] if self.task == "classification" else logits
 
     @property
     def _scale(self) -> float:

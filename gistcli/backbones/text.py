@@ -6,7 +6,6 @@ Shape suffixes: B = rows, T = positions, D = width, K = classes, V = vocabulary.
 from __future__ import annotations
 
 import abc
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
@@ -123,12 +122,6 @@ class TextBackbone(Backbone):
     def stored_keys(self) -> StoredKeys:
         """By transformers' own mapping, which keeps the names of earlier versions in files."""
         return stored_keys(self.model)
-
-    def stored_config(self) -> dict[str, Any]:
-        """The content of config.json for the network as it stands, without the dtype."""
-        found = {**self.config.to_diff_dict(), "architectures": [type(self.model).__name__]}
-        plain: dict[str, Any] = json.loads(json.dumps(found))  # as it will be read again
-        return plain
 
     def checkpoint_gradients(self) -> None:
         """Recompute the activations of every block in the backward pass."""

@@ -17,6 +17,7 @@ from gistcli.artifacts.output import RECEIPT, Receipt, check_output
 from gistcli.artifacts.peft_export import export_peft
 from gistcli.artifacts.plan import MergePlan, plan_merge
 from gistcli.artifacts.verify import Reference
+from gistcli.backbones.seq2seq import Seq2Seq
 from gistcli.data import open_catalog
 from gistcli.errors import GistError, NotSupported, Refused, UnknownName, did_you_mean
 from gistcli.recipe import DataSection
@@ -139,6 +140,8 @@ def _kind(loaded: Loaded) -> str:
     """The hub's name for what the network does."""
     if loaded.backbone.modality == "vision":
         return "image-classification"
+    if isinstance(loaded.backbone, Seq2Seq):
+        return "text2text-generation"
     return "text-generation" if loaded.task == "causal_lm" else "text-classification"
 
 

@@ -149,7 +149,7 @@ def _merged_text(
     """A tuner that changes nothing; the classes of a language model's config are no classes."""
     assert isinstance(backbone, TextBackbone)
     values = getattr(backbone.config, "problem_type", None) == "regression"
-    named = classes if backbone.head_names() and not values else []
+    named = classes if backbone.task == "classification" and not values else []
     task = "regression" if values else backbone.task
     tuner = Tuner(Linear(), backbone, head=False)
     return Loaded(tuner, named, None, device, str(target), task=task)

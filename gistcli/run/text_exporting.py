@@ -47,6 +47,8 @@ def reference_of(loaded: Loaded, reporter: Reporter) -> Reference | None:
         return None
     batch = next(iter(workload.splits[split].batches(ROWS, seed=None)))
     kept = ("input_ids", "attention_mask", "token_type_ids")
+    if loaded.task == "seq2seq":  # of the target
+        kept = (*kept, "labels")
     inputs = {key: batch[key][:, :TOKENS] for key in kept if key in batch}
     with torch.no_grad(), loaded.tuner.step():
         logits = loaded.tuner(inputs).logits.float()

@@ -18,6 +18,7 @@ from gistcli.data.text import (
     TextSplit,
     Tokenizer,
     encode_prompts,
+    encode_sources,
     open_template,
     open_tokenizer,
     read_unanswered,
@@ -75,7 +76,7 @@ def predict_text(
     recipe = loaded.recipe
     options = text_options(recipe.data) if recipe is not None else TextOptions()
     tokenizer = open_tokenizer(loaded.backbone.origin.config["folder"])
-    rows = (_answers if loaded.task == "causal_lm" else _outputs)(
+    rows = (_answers if loaded.task in ("causal_lm", "seq2seq") else _outputs)(
         loaded, asked, options, tokenizer, reporter
     )
     if output is not None:
@@ -91,9 +92,13 @@ def _answers(
         Plain(text, f"--prompt {n}") for n, text in enumerate(asked.prompts, 1)
     ]
     for path in asked.files:
-        examples += read_unanswered(path, options, task="causal_lm", templated=template is not None)
-    most = tokenizer.max_length(None, _positions(loaded))
-    prompts = encode_prompts(examples, tokenizer, template, most - 1)
+        examples += read_unanswered(path, options, task=loaded.task, templated=template is not None)
+    if loaded.task == "seq2seq":
+        most = tokenizer.max_length(options.max_length, _positions(loaded))
+        prompts = encode_sources(examples, tokenizer, template, most)
+    else:
+        most = tokenizer.max_length(None, _positions(loaded))
+        prompts = encode_prompts(examples, tokenizer, template, most - 1)
     written = generate(
         loaded.tuner,
         tokenizer,
