@@ -16,7 +16,13 @@ from gistcli.methods.choices import choices
 from gistcli.methods.gist import Gist
 from gistcli.testing.kinds import KINDS, Kind
 
-PLAIN = "class token"
+PLAIN, PLAIN_TEXT = "class token", "Llama"
+
+
+def home(name: str) -> str:
+    """The kind on which a method is tested with all its options: the plain one that it reads."""
+    method: type[Method] = registry.resolve("methods", name)
+    return PLAIN if "vision" in method.recommended else PLAIN_TEXT
 
 
 @dataclass(frozen=True)
@@ -94,14 +100,14 @@ def facts(case: Case) -> Facts:
     except GistError as error:
         return Facts(error)
     bypassed = any(site.parent is not None for site in tuner.sites)
-    sequence = tuner.backbone.inserted is not None or case.kind.text
+    sequence = tuner.backbone.inserted is not None
     gateable = tuner.method.capabilities().gateable and sequence
     return Facts(None, gateable and not bypassed, tuner.merge_refusal() is None)
 
 
-SEAMS = ("adapter", "bitfit", "gift", "lora", "ssf", "toast", "vpt")
+SEAMS = ("adapter", "bitfit", "gift", "lora", "prefix", "prompt", "ssf", "toast", "vpt")
 """Methods that between them use every seam: points, owned parameters, inputs, outputs of sites,
-outputs of modules, two passes, tokens that are refreshed."""
+outputs of modules, keys and values, two passes, tokens that are refreshed."""
 
 
 TRACED = ("EVA02", "BEiT", "Swin", "Hiera", "Hugging Face ViT")
@@ -115,7 +121,7 @@ def _compiles(case: Case) -> bool:
         few = case.kind.few if case.kind.text else case.kind.name not in (PLAIN, *TRACED)
         return not few
     if case.kind.text:  # transformers' code is long, and the same on all of them
-        return name in ("adapter", "lora") and not case.kind.few
+        return name in ("adapter", "lora", "prefix") and not case.kind.few
     if case.kind.name == PLAIN:
         return case.configuration.option is None and (not gist or name == GIST_EVERYWHERE)
     return name in SEAMS and not gist and case.kind.name in TRACED
@@ -125,7 +131,7 @@ def _seams(case: Case) -> bool:
     """One method of ours for each seam, and every one on the plain kind."""
     name = case.configuration.name
     ours = name in registry.TABLES["methods"]
-    return not ours or case.kind.name == PLAIN or name in SEAMS
+    return not ours or case.kind.name == home(name) or name in SEAMS
 
 
 NEEDS: dict[str, Callable[[Case], bool]] = {
@@ -138,7 +144,7 @@ NEEDS: dict[str, Callable[[Case], bool]] = {
     "no merge": lambda case: not facts(case).merges,
     "compiling": _compiles,
     "seam": _seams,
-    "plain": lambda case: case.kind.name == PLAIN,
+    "plain": lambda case: case.kind.name == home(case.configuration.name),
     "low rank": lambda case: case.method().capabilities().low_rank,
 }
 """What `@pytest.mark.needs(NAME)` asks of a case; the others are not generated. `plain` is for what
@@ -157,11 +163,11 @@ def configurations(name: str) -> Iterator[Configuration]:
 
 
 GIST_EVERYWHERE = "lora"
-"""The method over which the gist token is tested on every kind; over the others on a plain ViT.
+"""The method over which the gist token is tested on every kind; over the others at `home`.
 What a network does with the token does not depend on the method, nor the reverse."""
 
 
-FEW = ("adapter", "full", "gift", "lora", "ssf")
+FEW = ("adapter", "full", "gift", "lora", "prefix", "ssf")
 """The methods that stand for all of ours on the kinds `kinds.FEW`."""
 
 
@@ -173,9 +179,9 @@ def all_cases(names: Sequence[str]) -> Iterator[Case]:
         for configuration in configurations(name):
             everywhere = configuration.option is None
             for kind in kinds:
-                if everywhere or kind.name == PLAIN:
+                if everywhere or kind.name == home(name):
                     yield Case(configuration, kind)
         beside = Configuration(name, gist=True)
         for kind in kinds:
-            if kind.name == PLAIN or (name == GIST_EVERYWHERE and not kind.few):
+            if kind.name == home(name) or (name == GIST_EVERYWHERE and not kind.few):
                 yield Case(beside, kind)

