@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
+
+from gistcli.artifacts.verify import Inputs
 
 
 class Form(abc.ABC):
@@ -15,6 +17,24 @@ class Form(abc.ABC):
 
     name: ClassVar[str]
     """Of the library, and of the format."""
+    shards: ClassVar[bool] = True
+    """Whether the library reads a network from several files."""
+    of_text: ClassVar[bool] = False
+    """Whether the network reads text, so that servers of language models may know it."""
+
+    @property
+    def peft_task(self) -> str | None:
+        """PEFT's name of the task; None where PEFT has no class for it."""
+        return None
+
+    @property
+    def own_template(self) -> str | None:
+        """File of a chat template that is not the base's; None where there is none."""
+        return None
+
+    def write_beside_adapter(self, folder: Path) -> None:
+        """What belongs beside an adapter: nothing, or the tokenizer."""
+        return None
 
     @property
     @abc.abstractmethod
@@ -28,3 +48,15 @@ class Form(abc.ABC):
     @abc.abstractmethod
     def load(self, folder: Path) -> nn.Module:
         """A fresh network by the library alone: float32, in evaluation mode, inputs to logits."""
+
+    def rebuilt(self, read: Callable[[str], Tensor], inputs: Inputs) -> Tensor | None:
+        """Float32 logits of a network with other tensors, which is not written for that.
+
+        Args:
+            read: name in memory -> tensor.
+            inputs: as for `load`'s network.
+
+        Returns:
+            None where the folder has to be written to run its network.
+        """
+        return None

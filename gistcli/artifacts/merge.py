@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,12 +21,14 @@ from gistcli.artifacts import rounding, verify
 from gistcli.artifacts.form import Form
 from gistcli.artifacts.output import Receipt
 from gistcli.artifacts.plan import MergePlan, floats
+from gistcli.artifacts.sharding import Shards, divide
 from gistcli.artifacts.tensors import Written, dtype_name
 from gistcli.artifacts.timm_export import timm_form
 from gistcli.artifacts.transformers_export import transformers_form
-from gistcli.artifacts.verify import Reference
+from gistcli.artifacts.verify import Comparison, Reference
 from gistcli.backbones.base import Backbone
-from gistcli.backbones.locating import WEIGHTS
+from gistcli.backbones.locating import INDEX, WEIGHTS
+from gistcli.errors import Refused
 from gistcli.reporting import SILENT, Reporter
 
 CARD = "README.md"
@@ -58,6 +61,7 @@ def merge_weights(
     reference: Reference | None = None,
     max_drift: float | None = None,
     verified: bool = True,
+    max_shard_size: str | None = None,
     card: Callable[[Receipt], str] | None = None,
     reporter: Reporter = SILENT,
 ) -> Receipt:
@@ -71,6 +75,7 @@ def merge_weights(
             network exists: the logits are then compared with those of a float32 copy.
         max_drift: the largest difference of a logit that is accepted for any dtype.
         verified: False writes without reading back.
+        max_shard_size: of a file, such as `2GB`; None for files like those of the base.
         card: makes the text of README.md.
         reporter: hears about progress.
 
@@ -80,28 +85,40 @@ def merge_weights(
         StorageError, WeightsError: the disk or the base fails.
     """
     verify.require_checkable(verified, reference, max_drift)
+    shards = _shards(plan, form, max_shard_size)
+    outputs.require_room(output, shards.nbytes)
     with outputs.export_folder(output, plan.source.files) as folder:
         name = dtype_name(plan.dtype or plan.source.main_dtype)
         form.write(folder, name)
-        written, measured = _write(plan, form, folder / WEIGHTS, reporter)
-        difference = None
+        written, measured = _write(plan, form, folder, shards, reporter)
+        found = None
         if verified:
-            verify.verify_file(folder / WEIGHTS, written)
-            difference = _compare(plan, form, folder, written, reference, max_drift)
+            for file, tensors in written.items():
+                verify.verify_file(folder / file, tensors)
+            found = _compare(plan, form, folder, written, reference, max_drift)
         receipt = Receipt(
             output=output,
             format=form.name,
             dtype=name,
             scale=plan.scale,
             tensors=plan.count(measured),
-            max_abs_logit_difference=difference,
+            max_abs_logit_difference=None if found is None else found.difference,
+            agreement=None if found is None else found.agreement,
             verified=verified,
             rounding=measured,
-            advice=rounding.advice(measured, name),
+            advice=rounding.advice(measured, name, low_rank=bool(plan.merged.low_rank)),
             notes=() if plan.scale == 1 else (HEAD_NOTE,),
+            files=sorted(entry.name for entry in folder.iterdir()),
         )
         finish(folder, receipt, card)
     return receipt
+
+
+def _shards(plan: MergePlan, form: Form, max_size: str | None) -> Shards:
+    if max_size is not None and not form.shards:
+        raise Refused(f"{form.name} reads a network from one file.", "Leave --max-shard-size out.")
+    homes = plan.homes(form.names) if form.shards else {}
+    return divide(plan.stored_layout(form.names), homes, max_size)
 
 
 def finish(folder: Path, receipt: Receipt, card: Callable[[Receipt], str] | None) -> None:
@@ -112,10 +129,14 @@ def finish(folder: Path, receipt: Receipt, card: Callable[[Receipt], str] | None
 
 
 def _write(
-    plan: MergePlan, form: Form, path: Path, reporter: Reporter
-) -> tuple[dict[str, Written], list[rounding.Rounding]]:
+    plan: MergePlan, form: Form, folder: Path, shards: Shards, reporter: Reporter
+) -> tuple[dict[str, dict[str, Written]], list[rounding.Rounding]]:
     reporter.start("merge", len(plan.dtypes()), "tensors")
-    written, measured = plan.write(path, lambda: reporter.advance("merge"), form.names)
+    tick = partial(reporter.advance, "merge")
+    written, measured = plan.write_files(folder, shards.files, tick, form.names)
+    index = shards.index()
+    if index is not None:
+        atomic.write_json(folder / INDEX, index)
     reporter.finish("merge")
     return written, measured
 
@@ -124,24 +145,32 @@ def _compare(
     plan: MergePlan,
     form: Form,
     folder: Path,
-    written: Mapping[str, Written],
+    written: Mapping[str, Mapping[str, Written]],
     reference: Reference | None,
     max_drift: float | None,
-) -> float | None:
+) -> Comparison | None:
     if reference is None:
         return None
+    wanted = reference.logits.detach().float().cpu()
     if plan.scale != 1:
-        copy = replace(plan, dtype=torch.float32)
-        logits = folder_logits(copy, form, folder, reference.inputs)
-        reference = Reference(reference.inputs, logits)
-    difference = verify.logit_difference(form.load(folder), reference)
-    exact = floats(w.dtype for w in written.values()) <= {torch.float32, torch.float64}
-    verify.require_close(difference, exact=exact, max_drift=max_drift)
-    return difference
+        wanted = plan_logits(replace(plan, dtype=torch.float32), form, folder, reference.inputs)
+    found = verify.compare(verify.run(form.load(folder), reference.inputs), wanted)
+    dtypes = {entry.dtype for tensors in written.values() for entry in tensors.values()}
+    exact = floats(dtypes) <= {torch.float32, torch.float64}
+    verify.require_close(found.difference, exact=exact, max_drift=max_drift)
+    return found
 
 
-def folder_logits(plan: MergePlan, form: Form, folder: Path, inputs: verify.Inputs) -> Tensor:
-    """Float32 logits of a merge, loaded from a folder inside `folder` that is removed."""
+def plan_logits(plan: MergePlan, form: Form, folder: Path, inputs: verify.Inputs) -> Tensor:
+    """Float32 logits of a plan's network; a folder inside `folder` may be needed for a moment."""
+
+    def read(name: str) -> Tensor:
+        return plan.compute(name)[0]
+
+    with plan.source:
+        logits = form.rebuilt(read, inputs)
+    if logits is not None:
+        return logits
     copy = folder / "check"
     copy.mkdir()
     try:

@@ -158,7 +158,7 @@ def _compare(network: nn.Module, pixels: Tensor, path: Path) -> float:
     differences = []
     for part in (pixels, pixels[:1]):
         logits = torch.from_numpy(session.run([OUTPUT], {INPUT: part.numpy()})[0])
-        differences.append(verify.largest_difference(logits, network(part).float()))
+        differences.append(verify.compare(logits, network(part).float()).difference)
     return max(differences)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from gistcli import atomic
-from gistcli.artifacts.rounding import Rounding, worst
-from gistcli.errors import Refused
+from gistcli.artifacts.rounding import Rounding, lost_share, worst
+from gistcli.errors import Refused, StorageError
 
 RECEIPT = "merge.json"
 OURS = {
@@ -30,6 +32,10 @@ class Receipt:
         verified: read back bit for bit, and the logits compared where there was a reference.
         advice: on the choice of the dtype; may be empty.
         notes: what a reader of the receipt should know.
+        agreement: share of the inputs (of a language model: of their tokens) on which the likeliest
+            answer is that of the reference.
+        files: names in the folder, this receipt and the card left out.
+        serve: command that serves it, where one does.
     """
 
     output: Path
@@ -42,6 +48,9 @@ class Receipt:
     rounding: Sequence[Rounding] = ()
     advice: str = ""
     notes: Sequence[str] = ()
+    agreement: float | None = None
+    files: Sequence[str] = ()
+    serve: str | None = None
 
     @property
     def tensors_changed(self) -> int:
@@ -58,10 +67,14 @@ class Receipt:
             "tensors_changed": self.tensors_changed,
             "tensors": self.tensors,
             "max_abs_logit_difference": self.max_abs_logit_difference,
+            "greedy_agreement": self.agreement,
             "worst_relative_rounding": worst(self.rounding),
+            "lost_share": lost_share(self.rounding),
             "verified": self.verified,
             "advice": self.advice,
             "notes": list(self.notes),
+            "serve": self.serve,
+            "files": list(self.files),
             "per_tensor": [r.as_dict() for r in self.rounding],
         }
 
@@ -77,7 +90,8 @@ def check_output(output: Path, sources: Iterable[Path] = ()) -> None:
     if not output.is_dir():
         return
     found = sorted(p.name for p in output.iterdir())
-    foreign = [name for name in found if name not in OURS]
+    ours = OURS | _listed(output / RECEIPT)
+    foreign = [name for name in found if name not in ours]
     if found and (foreign or RECEIPT not in found):
         shown = ", ".join((foreign or found)[:5])
         raise Refused(
@@ -89,6 +103,33 @@ def check_output(output: Path, sources: Iterable[Path] = ()) -> None:
             f"{output} holds the weights that this merge starts from.",
             "Choose another output folder.",
         )
+
+
+def _listed(receipt: Path) -> set[str]:
+    """The files that an earlier receipt says are its own."""
+    try:
+        return set(json.loads(receipt.read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+def require_room(output: Path, nbytes: int) -> None:
+    """Whether the disk has room for what will be written; an earlier folder stays until then.
+
+    Raises:
+        StorageError: it has not.
+    """
+    place = next(p for p in output.absolute().parents if p.exists())
+    free = shutil.disk_usage(place).free
+    if nbytes > free:
+        raise StorageError(
+            f"{output} needs {_size(nbytes)}, and {_size(free)} are free there.",
+            "Free some space or choose another output folder; nothing was written.",
+        )
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 1e9:,.2f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:,.2f} MB"
 
 
 @contextmanager

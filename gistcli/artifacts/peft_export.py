@@ -7,7 +7,7 @@ rounding the base does not touch it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,14 @@ from torch import Tensor
 
 from gistcli import atomic
 from gistcli.artifacts import output as outputs
-from gistcli.artifacts import rounding, verify
+from gistcli.artifacts import rounding, serving, verify
 from gistcli.artifacts.form import Form
-from gistcli.artifacts.merge import HEAD_NOTE, finish, folder_logits
+from gistcli.artifacts.merge import HEAD_NOTE, finish, plan_logits
 from gistcli.artifacts.output import Receipt
 from gistcli.artifacts.plan import MergePlan
 from gistcli.artifacts.rounding import Rounding
 from gistcli.artifacts.tensors import Pending, Written, dtype_name, load_tensors, write_stream
-from gistcli.artifacts.verify import Reference
+from gistcli.artifacts.verify import Comparison, Reference
 from gistcli.errors import NotMergeable
 from gistcli.methods.base import LowRank, Merged
 from gistcli.reporting import SILENT, Reporter
@@ -63,30 +63,58 @@ def export_peft(
     _require_low_rank(plan.merged)
     dtype = plan.dtype or torch.float32
     verify.require_checkable(verified, reference, max_drift)
+    outputs.require_room(output, _nbytes(plan, dtype))
+    config = adapter_config(plan.merged, base_name, form.peft_task)
     with outputs.export_folder(output, plan.source.files) as folder:
-        atomic.write_json(folder / ADAPTER_CONFIG, adapter_config(plan.merged, base_name))
+        atomic.write_json(folder / ADAPTER_CONFIG, config)
+        form.write_beside_adapter(folder)
         reporter.say(f"{len(plan.merged.low_rank)} maps as LoRA, exactly.")
         written, measured = _write(plan, folder / ADAPTER, dtype)
-        difference = None
+        found = None
         if verified:
             verify.verify_file(folder / ADAPTER, written)
         if verified and reference is not None:
             exact = dtype == torch.float32
-            difference = _compare(plan, form, folder, reference)
-            verify.require_close(difference, exact=exact, max_drift=max_drift)
+            found = _compare(plan, form, folder, reference)
+            verify.require_close(found.difference, exact=exact, max_drift=max_drift)
+        serve, notes = _serving(config, base_name, output, form)
         receipt = Receipt(
             output=output,
             format="peft",
             dtype=dtype_name(dtype),
             scale=plan.scale,
             tensors={"patched": len(plan.merged.low_rank), "new": len(plan.merged.new)},
-            max_abs_logit_difference=difference,
+            max_abs_logit_difference=None if found is None else found.difference,
+            agreement=None if found is None else found.agreement,
             verified=verified,
             rounding=measured,
-            notes=() if plan.scale == 1 else (HEAD_NOTE,),
+            notes=(*notes, *(() if plan.scale == 1 or not plan.merged.new else (HEAD_NOTE,))),
+            serve=serve,
+            files=sorted(entry.name for entry in folder.iterdir()),
         )
         finish(folder, receipt, card)
     return receipt
+
+
+def _nbytes(plan: MergePlan, dtype: torch.dtype) -> int:
+    layout = plan.source.layout()
+    elements = sum(t.numel() for t in plan.merged.new.values())
+    for name, update in plan.merged.low_rank.items():
+        elements += update.a.shape[0] * sum(layout[f"{name}.weight"][1])
+    return elements * dtype.itemsize
+
+
+def _serving(
+    config: Mapping[str, Any], base_name: str, output: Path, form: Form
+) -> tuple[str | None, tuple[str, ...]]:
+    """The command that serves the folder, or a note why vLLM does not; for text alone."""
+    if form.peft_task is None and not form.of_text:
+        return None, ()
+    refusals = serving.vllm_refusals(config)
+    if refusals:
+        return None, (f"vLLM does not load this adapter: {'; '.join(refusals)}.",)
+    template = None if form.own_template is None else output / form.own_template
+    return serving.vllm_command(config, base_name, output, template), ()
 
 
 def _require_low_rank(merged: Merged) -> None:
@@ -103,7 +131,7 @@ def _require_low_rank(merged: Merged) -> None:
         )
 
 
-def adapter_config(merged: Merged, base_name: str) -> dict[str, Any]:
+def adapter_config(merged: Merged, base_name: str, task: str | None = None) -> dict[str, Any]:
     """The content of adapter_config.json: exact module names, scaling 1, the head saved whole."""
     ranks = {name: update.a.shape[0] for name, update in merged.low_rank.items()}
     common = max(ranks.values())
@@ -111,7 +139,7 @@ def adapter_config(merged: Merged, base_name: str) -> dict[str, Any]:
     heads = sorted({key.rpartition(".")[0] for key in merged.new})
     config: dict[str, Any] = {
         "peft_type": "LORA",
-        "task_type": None,
+        "task_type": task,
         "base_model_name_or_path": base_name,
         "r": common,
         "lora_alpha": common,
@@ -168,8 +196,8 @@ def _constant(tensor: Tensor, dtype: torch.dtype) -> Callable[[], Tensor]:
     return lambda: tensor.detach().cpu().to(dtype)
 
 
-def _compare(plan: MergePlan, form: Form, folder: Path, reference: Reference) -> float:
-    """Difference in the logits between the tuned network and base + adapter, both from disk."""
+def _compare(plan: MergePlan, form: Form, folder: Path, reference: Reference) -> Comparison:
+    """The logits of the tuned network against those of base + adapter, both from disk."""
     stored = {k.removeprefix(PREFIX): t.float() for k, t in load_tensors(folder / ADAPTER).items()}
     patches = {
         f"{name}.weight": _add(
@@ -179,12 +207,12 @@ def _compare(plan: MergePlan, form: Form, folder: Path, reference: Reference) ->
     }
     head = {key: stored[key] for key in plan.merged.new}
     rebuilt = replace(plan, merged=Merged(patches, head), dtype=torch.float32, scale=1.0)
-    logits = folder_logits(rebuilt, form, folder, reference.inputs)
+    logits = plan_logits(rebuilt, form, folder, reference.inputs)
     wanted = reference.logits.detach().float().cpu()
     if plan.scale != 1:
         scaled = replace(plan, dtype=torch.float32)
-        wanted = folder_logits(scaled, form, folder, reference.inputs)
-    return verify.largest_difference(logits, wanted)
+        wanted = plan_logits(scaled, form, folder, reference.inputs)
+    return verify.compare(logits, wanted)
 
 
 def _add(delta: Tensor) -> Callable[[Tensor], Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,10 +12,14 @@ from torch import Tensor
 
 from gistcli.artifacts import rounding
 from gistcli.artifacts.rounding import Rounding
+from gistcli.artifacts.sharding import Layout
 from gistcli.artifacts.sources import WeightSource, weight_source
 from gistcli.artifacts.tensors import Pending, Written, parse_dtype, write_stream
 from gistcli.errors import Refused, WeightsError
 from gistcli.methods.base import Merged, Tuner
+
+Names = Mapping[str, Sequence[str]]
+"""Stored key -> the tensors in memory whose rows it holds."""
 
 
 @dataclass(frozen=True)
@@ -88,23 +92,38 @@ class MergePlan:
             tuned = base + self.scale * (tuned - base) if self.scale else base
         return tuned, base
 
-    def pending(
-        self,
-        measured: list[Rounding],
-        tick: Callable[[], None],
-        names: Mapping[str, Sequence[str]] | None = None,
-    ) -> Iterator[Pending]:
-        """Every tensor as the writer wants it; what the casts lose is added to `measured`."""
-        dtypes = self.dtypes()
-        names = {key: (key,) for key in dtypes} if names is None else names
-        self._require_all(dtypes, names)
-        for stored, parts in names.items():
-            makers = [self._maker(key, dtypes[key], measured, tick) for key in parts]
-            yield Pending(stored, dtypes[parts[0]], _joined(makers))
+    def stored_layout(self, names: Names | None = None) -> Layout:
+        """Dtype and shape of every tensor as it is written, by stored key.
 
-    def _require_all(
-        self, dtypes: Mapping[str, torch.dtype], names: Mapping[str, Sequence[str]]
-    ) -> None:
+        Args:
+            names: stored key -> the tensors whose rows it holds; None for the plan's own keys.
+
+        Raises:
+            WeightsError: a tensor without a stored key.
+        """
+        dtypes, shapes = self.dtypes(), self._shapes()
+        found = {}
+        for stored, parts in self._named(names).items():
+            rows = sum(shapes[key][0] for key in parts) if len(parts) > 1 else 0
+            shape = (rows, *shapes[parts[0]][1:]) if rows else shapes[parts[0]]
+            found[stored] = (dtypes[parts[0]], shape)
+        return found
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        found = {key: shape for key, (_, shape) in self.source.layout().items()}
+        for key, tensor in {**self.extra, **self.merged.new}.items():
+            found[key] = tuple(tensor.shape)
+        return found
+
+    def homes(self, names: Names | None = None) -> dict[str, str]:
+        """Stored key -> the base's file that it comes from."""
+        found = {stored: self.source.home(parts[0]) for stored, parts in self._named(names).items()}
+        return {stored: name for stored, name in found.items() if name is not None}
+
+    def _named(self, names: Names | None) -> Names:
+        dtypes = self.dtypes()
+        if names is None:
+            return {key: (key,) for key in dtypes}
         named = {key for parts in names.values() for key in parts}
         lost = sorted(named ^ dtypes.keys())
         if lost:
@@ -112,6 +131,7 @@ class MergePlan:
                 f"No stored key is known for {', '.join(lost)}.",
                 "Please report this with the versions in environment.json.",
             )
+        return names
 
     def _maker(
         self, key: str, dtype: torch.dtype, measured: list[Rounding], tick: Callable[[], None]
@@ -129,28 +149,50 @@ class MergePlan:
         return make
 
     def write(
-        self,
-        path: Path,
-        tick: Callable[[], None] = lambda: None,
-        names: Mapping[str, Sequence[str]] | None = None,
+        self, path: Path, tick: Callable[[], None] = lambda: None, names: Names | None = None
     ) -> tuple[dict[str, Written], list[Rounding]]:
-        """Stream all tensors into a safetensors file.
+        """As `write_files`, into one file."""
+        files = {path.name: tuple(self._named(names))}
+        written, measured = self.write_files(path.parent, files, tick, names)
+        return written[path.name], measured
+
+    def write_files(
+        self,
+        folder: Path,
+        files: Mapping[str, Sequence[str]],
+        tick: Callable[[], None] = lambda: None,
+        names: Names | None = None,
+    ) -> tuple[dict[str, dict[str, Written]], list[Rounding]]:
+        """Stream all tensors into safetensors files, holding one at a time.
 
         Args:
-            path: of the file.
+            folder: where the files go.
+            files: name of each -> the stored keys in it.
             tick: called for every tensor.
             names: stored key -> the tensors whose rows it holds; None for the plan's own keys.
 
         Returns:
-            what was written, by key, and the rounding of every patched tensor, in key order.
+            what was written, by file and key, and the rounding of every patched tensor, in key
+            order.
 
         Raises:
             StorageError, WeightsError: the disk or the base fails; a tensor without a stored key.
             Refused: a value that the dtype cannot hold.
         """
         measured: list[Rounding] = []
+        dtypes, named = self.dtypes(), self._named(names)
+        assert {key for keys in files.values() for key in keys} == named.keys()
+
+        def pending(stored: str) -> Pending:
+            parts = named[stored]
+            makers = [self._maker(key, dtypes[key], measured, tick) for key in parts]
+            return Pending(stored, dtypes[parts[0]], _joined(makers))
+
+        written = {}
         with self.source:
-            written = write_stream(path, self.pending(measured, tick, names), {"format": "pt"})
+            for name, keys in files.items():
+                tensors = [pending(key) for key in keys]
+                written[name] = write_stream(folder / name, tensors, {"format": "pt"})
         return written, sorted(measured, key=lambda r: r.key)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ class Rounding:
         cosine: of c - W with W' - W; 1 where nothing changed.
         unchanged_fraction: share of the updated elements whose c equals cast(W).
         by_dtype: relative_rounding, had it been written in another dtype; inf where it overflows.
+        updated: number of updated elements.
     """
 
     key: str
@@ -41,6 +42,7 @@ class Rounding:
     cosine: float
     unchanged_fraction: float
     by_dtype: dict[str, float]
+    updated: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; an overflow is null."""
@@ -101,6 +103,7 @@ class _Sums:
             cosine=min(1.0, self.product / norms) if norms else 1.0,
             unchanged_fraction=self.stayed / max(self.asked, 1),
             by_dtype={name: _ratio(square, size) for name, square in self.lost.items()},
+            updated=self.asked,
         )
 
 
@@ -123,20 +126,33 @@ def worst(found: Sequence[Rounding]) -> float:
     return max((r.relative_rounding for r in found), default=0.0)
 
 
-def advice(found: Iterable[Rounding], dtype: str) -> str:
-    """One or two sentences on the choice of the dtype; empty where little is lost."""
-    found = list(found)
+def lost_share(found: Sequence[Rounding]) -> float:
+    """The share of all updated elements that the cast puts back where they were."""
+    updated = sum(r.updated for r in found)
+    return sum(r.unchanged_fraction * r.updated for r in found) / max(updated, 1)
+
+
+def advice(found: Sequence[Rounding], dtype: str, *, low_rank: bool = False) -> str:
+    """Some sentences on the choice of the dtype; empty where little is lost.
+
+    Args:
+        found: of every patched tensor.
+        dtype: that was written.
+        low_rank: the update can be written apart from the base.
+    """
     if worst(found) < WORTH_SAYING:
         return ""
     most = max(found, key=lambda r: r.relative_rounding)
     text = (
-        f"Rounding to {dtype} costs {most.relative_rounding:.1%} of the update of {most.key}"
-        f" ({most.unchanged_fraction:.0%} of its updated elements do not move)."
+        f"Rounding to {dtype} costs {most.relative_rounding:.1%} of the update of {most.key}; "
+        f"{lost_share(found):.0%} of all updated weights do not move."
     )
     others = {d: max(r.by_dtype[d] for r in found) for d in found[0].by_dtype}
     better = [
-        f"{d} would lose {f'{v:.1%}' if v else 'nothing'}"
+        f"--dtype {d} would lose {f'{v:.1%}' if v else 'nothing'}"
         for d, v in others.items()
         if v < worst(found) / 2
     ]
-    return f"{text} {', '.join(better)}: use --dtype." if better else text
+    if low_rank:
+        better.append("--format peft keeps the update in tensors of its own")
+    return f"{text} {'; '.join(better)}." if better else text

@@ -8,13 +8,14 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
-from gistcli.artifacts.tensors import DTYPES, open_tensors
+from gistcli.artifacts.tensors import DTYPES, RELOAD, open_tensors
 from gistcli.backbones.base import Backbone
+from gistcli.backbones.fingerprint import read_header
 from gistcli.backbones.stored import Place, rows_of, tied_names
 from gistcli.errors import WeightsError
 
@@ -35,6 +36,10 @@ class WeightSource(abc.ABC):
     @abc.abstractmethod
     def read(self, key: str) -> Tensor:
         """One tensor, on the CPU; not to be written to."""
+
+    def home(self, key: str) -> str | None:
+        """Name of the file that a tensor comes from; None where there is none."""
+        return None
 
     def __enter__(self) -> WeightSource:
         return self
@@ -58,7 +63,9 @@ class WeightSource(abc.ABC):
 
 
 class FileSource(WeightSource):
-    """The tensors of one or several safetensors files, memory-mapped.
+    """The tensors of one or several safetensors files, each read when it is asked for.
+
+    Read and not mapped into memory: of a base of many gigabytes one tensor is held at a time.
 
     Raises:
         WeightsError: a file is missing or damaged (at once, not when it is read).
@@ -67,36 +74,62 @@ class FileSource(WeightSource):
     def __init__(self, files: Iterable[Path]) -> None:
         self.files = tuple(Path(f) for f in files)
         self._stack = ExitStack()
-        self._readers: dict[str, Any] = {}
+        self._open: dict[Path, BinaryIO] = {}
         self._layout: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
+        self._spans: dict[str, tuple[Path, int]] = {}
         for path in self.files:
-            with open_tensors(path) as reader:
-                for key in reader.keys():  # noqa: SIM118 - a reader is no mapping
-                    part = reader.get_slice(key)
-                    self._layout[key] = (_dtype(path, key, part), tuple(part.get_shape()))
+            start = _start_of_data(path)
+            for key, entry in read_header(path).items():
+                self._layout[key] = (_dtype(path, key, entry["dtype"]), tuple(entry["shape"]))
+                self._spans[key] = (path, start + entry["data_offsets"][0])
 
     def layout(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         """From the headers alone."""
         return self._layout
 
+    def home(self, key: str) -> str | None:
+        """Name of the file that holds a tensor."""
+        found = self._spans.get(key)
+        return None if found is None else found[0].name
+
     def read(self, key: str) -> Tensor:
-        """A view of the file."""
-        tensor: Tensor = self._readers[key].get_tensor(key)
-        return tensor
+        """One tensor, in memory of its own."""
+        return self.read_rows(key, None)
+
+    def read_rows(self, key: str, rows: slice | None) -> Tensor:
+        """Some rows of a tensor, or all of it; nothing else is read."""
+        dtype, shape = self._layout[key]
+        path, start = self._spans[key]
+        wanted = rows_of(shape, rows)
+        size = torch.Size(wanted).numel() * dtype.itemsize
+        if rows is not None:
+            start += rows.start * torch.Size(shape[1:]).numel() * dtype.itemsize
+        raw = torch.empty(size, dtype=torch.uint8)
+        file = self._open[path]
+        file.seek(start)
+        read_into: Any = file.readinto  # type: ignore[attr-defined]
+        if read_into(raw.numpy()) != size:
+            raise WeightsError(f"{path} ends within {key}.", RELOAD)
+        return raw.view(dtype).view(wanted)
 
     def __enter__(self) -> FileSource:
         for path in self.files:
-            reader = self._stack.enter_context(open_tensors(path))
-            self._readers.update(dict.fromkeys(reader.keys(), reader))
+            self._open[path] = self._stack.enter_context(path.open("rb"))
         return self
 
     def __exit__(self, *exit: Any) -> None:
-        self._readers.clear()
+        self._open.clear()
         self._stack.close()
 
 
-def _dtype(path: Path, key: str, part: Any) -> torch.dtype:
-    code = part.get_dtype()
+def _start_of_data(path: Path) -> int:
+    with open_tensors(path):  # intact, and complete
+        pass
+    with path.open("rb") as file:
+        return 8 + int.from_bytes(file.read(8), "little")
+
+
+def _dtype(path: Path, key: str, code: str) -> torch.dtype:
     if code not in DTYPES:
         raise WeightsError(
             f"{path}: {key} is stored as {code}, which is not merged.",
@@ -141,11 +174,15 @@ class RenamedSource(WeightSource):
             for name, (key, rows) in self._places.items()
         }
 
+    def home(self, key: str) -> str | None:
+        """Name of the file that a tensor comes from."""
+        place = self._places.get(key)
+        return None if place is None else self._stored.home(place.key)
+
     def read(self, key: str) -> Tensor:
-        """A view of the file."""
+        """One tensor, in memory of its own."""
         place = self._places[key]
-        tensor = self._stored.read(place.key)
-        return tensor if place.rows is None else tensor[place.rows]
+        return self._stored.read_rows(place.key, place.rows)
 
     def __enter__(self) -> RenamedSource:
         self._stored.__enter__()

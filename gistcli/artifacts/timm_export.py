@@ -35,6 +35,7 @@ class TimmForm(Form):
 
     config: Mapping[str, Any]
     name: ClassVar[str] = "timm"
+    shards: ClassVar[bool] = False
 
     @property
     def names(self) -> None:

@@ -7,7 +7,6 @@ inputs.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gistcli.artifacts.tensors import Written, dtype_name, open_tensors, raw_bytes
+from gistcli.artifacts.tensors import Written, digest_of, dtype_name, open_tensors, raw_bytes
 from gistcli.errors import Refused, VerificationFailed
 
 FP32_TOLERANCE = 1e-4
@@ -54,21 +53,24 @@ def verify_file(path: Path, written: Mapping[str, Written]) -> None:
             found = (tensor.dtype, tuple(tensor.shape))
             if found != (wanted.dtype, wanted.shape):
                 problems.append(f"{key} is {dtype_name(tensor.dtype)} {list(tensor.shape)}")
-            elif hashlib.sha256(raw_bytes(tensor)).hexdigest() != wanted.sha256:
+            elif digest_of(raw_bytes(tensor)) != wanted.digest:
                 problems.append(f"{key} holds other values than those computed")
     if problems:
         shown = "; ".join(problems[:10]) + ("; ..." if len(problems) > 10 else "")
         raise VerificationFailed(f"{path.name}, read back: {shown}.", KEPT)
 
 
-def logit_difference(model: nn.Module, reference: Reference) -> float:
-    """Largest absolute difference between the network's logits and those of the reference.
+@dataclass(frozen=True)
+class Comparison:
+    """How far a network is from the tuned one on real inputs.
 
-    Raises:
-        VerificationFailed: another number of classes, or a logit that is not finite.
+    Attributes:
+        difference: largest absolute difference of a logit.
+        agreement: share of the rows of logits whose largest is the same one.
     """
-    wanted = reference.logits.detach().float().cpu()
-    return largest_difference(run(model, reference.inputs), wanted)
+
+    difference: float
+    agreement: float
 
 
 def run(model: nn.Module, inputs: Inputs) -> Tensor:
@@ -80,8 +82,8 @@ def run(model: nn.Module, inputs: Inputs) -> Tensor:
         return torch.cat([model(part).float() for part in parts]).cpu()
 
 
-def largest_difference(logits: Tensor, wanted: Tensor) -> float:
-    """Largest absolute difference between two (B, K) tensors of logits.
+def compare(logits: Tensor, wanted: Tensor) -> Comparison:
+    """Two (B, K) tensors of logits.
 
     Raises:
         VerificationFailed: another number of classes, or a logit that is not finite.
@@ -97,7 +99,8 @@ def largest_difference(logits: Tensor, wanted: Tensor) -> float:
             "The written network gives logits that are not finite.",
             "Write it with `--dtype float32`: the chosen dtype may not hold the largest weights.",
         )
-    return float((logits - wanted).abs().max())
+    same = logits.argmax(dim=-1) == wanted.argmax(dim=-1)
+    return Comparison(float((logits - wanted).abs().max()), float(same.float().mean()))
 
 
 def require_checkable(verified: bool, reference: Reference | None, max_drift: float | None) -> None:
@@ -119,7 +122,7 @@ def require_close(difference: float, *, exact: bool, max_drift: float | None) ->
     """Hold the limits on the logits.
 
     Args:
-        difference: as `logit_difference` gives it.
+        difference: as `compare` gives it.
         exact: all tensors were written in float32, so that only the order of sums may differ.
         max_drift: the user's limit, if any.
 

@@ -13,6 +13,8 @@ EXAMPLES = examples(
     "gist merge runs/flowers -o flowers-merged",
     "gist merge runs/flowers -o flowers-bf16 --dtype bfloat16 --max-drift 0.05",
     "gist merge runs/flowers -o flowers-lora --format peft",
+    "gist merge runs/chat -o chat-merged --max-shard-size 2GB",
+    "gist merge runs/chat -o chat-lora --format peft --base-name meta-llama/Llama-3.1-8B",
 )
 
 
@@ -46,6 +48,23 @@ def merge(
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Reload and compare, on real inputs.")
     ] = True,
+    max_shard_size: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a file of weights, such as 2GB; without one the files of the base.",
+            metavar="SIZE",
+            show_default=False,
+        ),
+    ] = None,
+    base_name: Annotated[
+        str | None,
+        typer.Option(
+            help="What others call the base (a hub name): for the card, adapter_config.json and "
+            "the command that serves it.",
+            metavar="NAME",
+            show_default=False,
+        ),
+    ] = None,
     model: Backbone = None,
     as_json: AsJson = False,
 ) -> object:
@@ -64,6 +83,8 @@ def merge(
             max_drift=max_drift,
             verify=verify,
             model=model,
+            max_shard_size=max_shard_size,
+            base_name=base_name,
             reporter=reporter,
         )
         return console.Result("merge", value, "merged")

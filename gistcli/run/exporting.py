@@ -16,6 +16,7 @@ from gistcli.artifacts.onnx_export import PixelsToLogits, export_onnx, require_o
 from gistcli.artifacts.output import RECEIPT, Receipt, check_output
 from gistcli.artifacts.peft_export import export_peft
 from gistcli.artifacts.plan import MergePlan, plan_merge
+from gistcli.artifacts.sharding import parse_size
 from gistcli.artifacts.verify import Reference
 from gistcli.backbones.seq2seq import Seq2Seq
 from gistcli.data import open_catalog
@@ -45,6 +46,8 @@ def merge(
     max_drift: float | None = None,
     verify: bool = True,
     model: str | None = None,
+    max_shard_size: str | None = None,
+    base_name: str | None = None,
     reporter: Reporter = SILENT,
 ) -> dict[str, Any]:
     """Write a run as weights that other programs load.
@@ -59,6 +62,8 @@ def merge(
         max_drift: the largest accepted difference of a logit for a dtype other than float32.
         verify: read back and compare.
         model: where the backbone lies now.
+        max_shard_size: of a file of weights, such as `2GB`; None for files like the base's.
+        base_name: what others call the base (a hub name), for the adapter's config and the card.
         reporter: gets all talk.
 
     Raises:
@@ -68,17 +73,16 @@ def merge(
     """
     if format is not None:
         _known("format", format, FORMATS)
-    if format == "onnx":
-        require_onnx()
-        if dtype not in (None, "float32") or scale != 1:
-            raise Refused("An ONNX export is float32 at scale 1.", "Leave --dtype and --scale out.")
+    _refuse_unused(format, max_shard_size)
+    if format == "onnx" and (dtype not in (None, "float32") or scale != 1):
+        raise Refused("An ONNX export is float32 at scale 1.", "Leave --dtype and --scale out.")
     check_output(output)
     if (output / RECEIPT).is_file():
         reporter.say(
             f"{output} holds an earlier merge, which is replaced once this one is verified."
         )
-    # float32 also where the run computed in less: the merge starts from the stored weights
-    loaded = open_target(target, model=model, device="cpu", dtype="float32")
+    # in the stored dtype also where the run computed in less: the merge starts from that
+    loaded = open_target(target, model=model, device="cpu", dtype="auto", streamed=True)
     loaded.require_run("merge")
     kind = format or loaded.backbone.library
     of_text = loaded.backbone.modality == "text"
@@ -93,7 +97,7 @@ def merge(
     reference = None
     if verify or kind == "onnx":
         reference = reference_of(loaded, reporter) if of_text else _reference(loaded, reporter)
-    card = _card(loaded)
+    card = _card(loaded, base_name)
     common: dict[str, Any] = {
         "max_drift": max_drift,
         "verified": verify,
@@ -114,11 +118,39 @@ def merge(
         return receipt.as_dict()
     form = form_of(loaded) if of_text else _image_form(loaded, plan)
     if kind == "peft":
-        name = loaded.backbone.name
+        name = base_name or loaded.backbone.name
         receipt = export_peft(plan, name, form, output, reference=reference, **common)
     else:
+        common["max_shard_size"] = max_shard_size
         receipt = merge_weights(plan, form, output, reference=reference, **common)
+    _say(receipt, reporter)
     return receipt.as_dict()
+
+
+def _refuse_unused(kind: str | None, max_shard_size: str | None) -> None:
+    if kind in ("peft", "onnx") and max_shard_size is not None:
+        raise Refused(
+            f"--format {kind} writes one small file of weights.", "Leave --max-shard-size out."
+        )
+    if max_shard_size is not None:
+        parse_size(max_shard_size)
+    if kind == "onnx":
+        require_onnx()
+
+
+def _say(receipt: Receipt, reporter: Reporter) -> None:
+    """What somebody who goes on with the folder wants to read."""
+    if receipt.agreement is not None:
+        reporter.say(
+            f"checked on real inputs: logits within {receipt.max_abs_logit_difference:.2g} of the "
+            f"tuned network's, the same answer on {receipt.agreement:.1%}"
+        )
+    if receipt.advice:
+        reporter.warn(receipt.advice)
+    for note in receipt.notes:
+        reporter.say(note)
+    if receipt.serve:
+        reporter.say(f"serve: {receipt.serve}")
 
 
 def _image_form(loaded: Loaded, plan: MergePlan) -> Form:
@@ -166,12 +198,12 @@ def _reference(loaded: Loaded, reporter: Reporter) -> Reference:
     return Reference(batch["pixels"], logits)
 
 
-def _card(loaded: Loaded) -> Callable[[Receipt], str]:
+def _card(loaded: Loaded, base_name: str | None) -> Callable[[Receipt], str]:
     run, info, recipe = loaded.require_run("merge")
     result = run.read_result()
     summary = loaded.tuner.method.summary
     facts = CardFacts(
-        base_model=info.backbone.name,
+        base_model=base_name or info.backbone.name,
         method=f"{loaded.tuner.method.label()}: {summary}",
         classes=loaded.classes,
         data=recipe.data.path,

@@ -16,6 +16,7 @@ from gistcli.artifacts.tuner_file import TunerInfo
 from gistcli.backbones import Backbone, open_backbone
 from gistcli.backbones.images import require_images
 from gistcli.backbones.seq2seq import Seq2Seq
+from gistcli.backbones.streaming import empty
 from gistcli.backbones.text import TextBackbone
 from gistcli.data import Preprocess
 from gistcli.errors import BaseMismatch, NotFound, NotSupported, Refused
@@ -95,7 +96,12 @@ class Loaded:
 
 
 def open_target(
-    target: Path, *, model: str | None = None, device: str = "cpu", dtype: str | None = None
+    target: Path,
+    *,
+    model: str | None = None,
+    device: str = "cpu",
+    dtype: str | None = None,
+    streamed: bool = False,
 ) -> Loaded:
     """Load a run or a merged folder for use, in evaluation mode on a device.
 
@@ -104,6 +110,7 @@ def open_target(
         model: where the backbone now lies, if it moved.
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: of a run's backbone; None for that of its recipe.
+        streamed: leave the weights of a network over text on the disk; see `backbones.streaming`.
 
     Raises:
         NotFound, WeightsError: missing or damaged files.
@@ -113,7 +120,7 @@ def open_target(
     if kind_of(target) == "merged":
         loaded = _open_merged(target, where, model)
     else:
-        loaded = _open_run(target, where, model, dtype)
+        loaded = _open_run(target, where, model, dtype, streamed)
     loaded.backbone.to(where).eval()
     loaded.tuner.to(where).eval()
     return loaded
@@ -155,12 +162,16 @@ def _merged_text(
     return Loaded(tuner, named, None, device, str(target), task=task)
 
 
-def _open_run(target: Path, device: torch.device, model: str | None, dtype: str | None) -> Loaded:
+def _open_run(
+    target: Path, device: torch.device, model: str | None, dtype: str | None, streamed: bool
+) -> Loaded:
     run = RunDirectory.open(target)
     state, info = run.read_tuner()
     method = method_of(info.method)  # says what to install, before the recipe asks for it
     recipe = run.load_recipe()
     backbone = open_base(info, recipe, model, dtype)
+    if streamed and backbone.modality == "text":
+        empty(backbone.model)
     if isinstance(backbone, Seq2Seq):
         words, ids = (info.extra.get(key, ()) for key in ("label_words", "label_token_ids"))
         backbone.set_label_words(words, ids)

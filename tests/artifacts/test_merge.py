@@ -255,8 +255,9 @@ def test_a_reader_that_sees_other_bytes_stops_the_merge(
 ) -> None:
     write = merging._write
 
-    def bad_disk(plan: MergePlan, form: Any, path: Path, reporter: Any) -> Any:
-        result = write(plan, form, path, reporter)
+    def bad_disk(plan: MergePlan, form: Any, folder: Path, shards: Any, reporter: Any) -> Any:
+        result = write(plan, form, folder, shards, reporter)
+        path = folder / "model.safetensors"
         data = bytearray(path.read_bytes())
         data[-5] ^= 1
         path.write_bytes(data)
