@@ -11,7 +11,8 @@ GistError
 │   ├── UnknownName        a name that no table holds
 │   ├── NotFound           a path, run or model that does not exist
 │   ├── NotMergeable       the method cannot become plain weights
-│   └── NotSupported       a pair of method and backbone, or method and command, that cannot work
+│   ├── NotSupported       a pair of method and backbone, or method and command, that cannot work
+│   └── OutOfMemory        more than the memory holds
 ├── VerificationFailed  3  a written result differs from the computed one
 ├── Diverged            4  the loss is not finite
 └── Interrupted       130  stopped on request; the state is saved
@@ -87,6 +88,10 @@ class NotMergeable(Refused):
 
 class NotSupported(Refused):
     """Two things that cannot work together; the message says why."""
+
+
+class OutOfMemory(Refused):
+    """More than the memory of the device holds; the hint names what to change, cheapest first."""
 
 
 class VerificationFailed(GistError):
