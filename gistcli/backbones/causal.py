@@ -72,7 +72,8 @@ class Causal(TextBackbone):
             NotSupported: layers that keep something else; says what.
         """
         if self._prefix is None:
-            self._prefix = PrefixSeam(self.model, self.base, self.blocks, self.all_sites())
+            sites, room = self.all_sites(), self.positions
+            self._prefix = PrefixSeam(self.model, self.base, self.blocks, sites, room)
         return self._prefix
 
     def run(self, batch: Mapping[str, Tensor]) -> Ran:

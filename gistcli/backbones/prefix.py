@@ -115,13 +115,16 @@ class PrefixSeam:
         base: the network without its head.
         blocks: of the network, in order.
         sites: its linear maps, for the widths of keys and values.
+        positions: that a text can have; None without a limit.
 
     Raises:
         NotSupported: a network in which a prefix is not exact; says why.
     """
 
-    def __init__(self, model: Any, base: Any, blocks: Any, sites: list[Site]) -> None:
-        self.model, self.base = model, base
+    def __init__(
+        self, model: Any, base: Any, blocks: Any, sites: list[Site], positions: int | None
+    ) -> None:
+        self.model, self.base, self.positions = model, base, positions
         self.config: Any = model.config
         self.shape = _shape(model, len(blocks), sites)
         self._attentions = [_attention(block, model) for block in blocks]
@@ -140,10 +143,16 @@ class PrefixSeam:
         """Put a prefix in from now on, until the switch is released.
 
         Raises:
-            NotSupported: another one is in.
+            NotSupported: another one is in, or this one leaves no position for a text.
         """
         if self._entry is not None:
             raise NotSupported("The network has a prefix already.", "Detach its tuner first.")
+        if self.positions is not None and length >= self.positions:
+            raise NotSupported(
+                f"A prefix of {length} leaves no room for a text: {type(self.model).__name__} has "
+                f"{self.positions} positions.",
+                "Make it shorter (method.length).",
+            )
         self._entry = (length, make, switch)
         before = self.base.register_forward_pre_hook(self._before, with_kwargs=True)
         switch.handles.append(before)
