@@ -129,6 +129,8 @@ def _snippets(facts: CardFacts, receipt: Receipt) -> str:
         auto = _AUTO[facts.kind]
         if receipt.format == "peft":
             return _PEFT_TEXT.format(base=facts.base_model, auto=auto, folder=folder)
+        if facts.kind == SEQ2SEQ:
+            return (_LABEL_WORDS if facts.classes else _SEQ2SEQ).format(folder=folder)
         return _TEXT.format(kind=facts.kind, folder=folder)
     if receipt.format == "peft" and facts.library == "transformers":
         call = "pixels, interpolate_pos_encoding=True" if facts.img_size else "pixels"
@@ -198,7 +200,10 @@ model = PeftModel.from_pretrained(base, "{folder}").eval()
 logits = model({call}).logits
 ```"""
 
+SEQ2SEQ = "text2text-generation"
+
 _AUTO = {
+    SEQ2SEQ: "AutoModelForSeq2SeqLM",
     "text-generation": "AutoModelForCausalLM",
     "text-classification": "AutoModelForSequenceClassification",
 }
@@ -207,6 +212,22 @@ _TEXT = """```python
 from transformers import pipeline
 
 print(pipeline("{kind}", model="{folder}")("..."))
+```"""
+
+_LOAD = """```python
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+model = AutoModelForSeq2SeqLM.from_pretrained("{folder}").eval()
+inputs = tokenizer("...", return_tensors="pt")
+"""
+_SEQ2SEQ = f"""{_LOAD}print(tokenizer.decode(model.generate(**inputs)[0], skip_special_tokens=True))
+```"""
+_LABEL_WORDS = f"""{_LOAD}import torch
+
+start = torch.tensor([[model.config.decoder_start_token_id]])
+logits = model(**inputs, decoder_input_ids=start).logits[0, 0, model.config.label_token_ids]
+print(model.config.id2label[int(logits.argmax())])
 ```"""
 
 _PEFT_TEXT = """```python
