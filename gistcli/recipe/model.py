@@ -28,7 +28,9 @@ DEFAULT_METHOD = "gift"
 MAY_CHANGE = (
     "output",
     "published",
+    "model.grad_checkpointing",
     "train.device",
+    "train.micro_batch_size",
     "train.max_time",
     "train.save_steps",
     "train.keep",

@@ -92,6 +92,8 @@ class ModelSection(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the frozen weights; auto is float32, for text that of the files. What is trained stays
     float32."""
+    quantize: Literal["nf4", "int8"] | None = None
+    """Frozen linear maps in 4 or 8 bits, for text (needs `pip install "gistcli[quantised]"`)."""
     drop_path: Fraction = 0.0
     """Stochastic depth at the last block, rising from 0 at the first."""
     grad_checkpointing: bool = False
@@ -238,8 +240,9 @@ class TrainSection(Section):
     """auto (a GPU where there is one), cpu, cuda, cuda:N or mps."""
     batch_size: Count = 32
     """Examples per optimiser step, over all processes."""
-    micro_batch_size: Count | None = None
-    """Examples per forward pass, where a batch does not fit into memory."""
+    micro_batch_size: Literal["auto"] | Count | None = None
+    """Examples per forward pass, where a batch does not fit into memory; auto: the most that do.
+    The result is the same up to rounding."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of the activations; auto is bf16 on a GPU that has it, else fp32."""
     compile: bool = False
@@ -257,7 +260,8 @@ class TrainSection(Section):
 
     @model_validator(mode="after")
     def _micro_batch_fits(self) -> TrainSection:
-        if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
+        size = self.micro_batch_size
+        if isinstance(size, int) and size > self.batch_size:
             raise PydanticCustomError(
                 "micro_batch",
                 "micro_batch_size is larger than batch_size ({n})",

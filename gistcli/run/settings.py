@@ -14,6 +14,7 @@ from gistcli.reporting import Reporter
 from gistcli.train.plan import OptimPlan, Plan
 
 OF_TEXT = (
+    "model.quantize",
     "data.format", "data.prompt", "data.replace", "data.chat_template", "data.train_on",
     "data.max_length", "data.max_target_length", "data.truncate", "data.packing",
     "data.group_by_length", "eval.protocol", "eval.limit", "eval.max_new_tokens",
@@ -74,14 +75,17 @@ def training_plan(recipe: Recipe, metric: str = "accuracy") -> Plan:
     Args:
         recipe: resolved.
         metric: what decides where the recipe names none.
+
+    A micro-batch that is `auto` is all of the batch here; `memory.fitted` finds its size.
     """
     train, evaluation = recipe.train, recipe.eval
+    size = train.micro_batch_size
     return Plan(
         seed=recipe.seed,
         epochs=train.epochs,
         max_steps=train.max_steps,
         batch_size=train.batch_size,
-        micro_batch_size=train.micro_batch_size,
+        micro_batch_size=None if size == "auto" else size,
         eval_every=evaluation.every,
         select=evaluation.select,
         metric=evaluation.metric or metric,

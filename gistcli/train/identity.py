@@ -14,6 +14,9 @@ from gistcli.reporting import Reporter
 from gistcli.train.plan import Plan
 from gistcli.train.source import Source, data_fingerprint
 
+ROUNDING = {"threads": "threads =", "micro_batch_size": "train.micro_batch_size ="}
+"""What may differ between two sessions, and how it is called."""
+
 
 def identify(plan: Plan, split: Source, total: int) -> dict[str, Any]:
     """All that the numbers of a step depend on, beside the network, as JSON values."""
@@ -32,7 +35,9 @@ def identify(plan: Plan, split: Source, total: int) -> dict[str, Any]:
 def require_same(
     then: Mapping[str, Any], now: Mapping[str, Any], path: Path, reporter: Reporter
 ) -> None:
-    """Refuse to go on from a checkpoint of another run; another number of threads only warns.
+    """Refuse to go on from a checkpoint of another run.
+
+    Other threads or micro-batches, which change the order in which numbers are added up, only warn.
 
     Raises:
         DataError: the examples or their labels changed.
@@ -43,15 +48,16 @@ def require_same(
             f"The training data are not those that the checkpoint {path} was written with.",
             "Restore the data, or start anew with --resume never --overwrite.",
         )
-    keys = [k for k in now if k not in ("data", "threads") and then.get(k) != now[k]]
+    apart = [k for k in now if k != "data" and then.get(k) != now[k]]
+    keys = [k for k in apart if k not in ROUNDING]
     if keys:
         changes = ", ".join(f"{k} was {then.get(k)} and is {now[k]}" for k in keys)
         raise Refused(
             f"The checkpoint {path} is of another run: {changes}.",
             "Use the same settings, or start anew with --resume never --overwrite.",
         )
-    if then.get("threads") != now["threads"]:
+    for key in apart:
         reporter.warn(
-            f"The checkpoint was written with {then.get('threads')} threads, this is "
-            f"{now['threads']}: the result will be equal in kind, but not bit for bit."
+            f"The checkpoint was written with {ROUNDING[key]} {then.get(key)}, this is {now[key]}: "
+            "the result will be equal in kind, but not bit for bit."
         )
