@@ -26,6 +26,7 @@ State = Literal["absent", "foreign", "incomplete", "complete"]
 OWN = (
     "recipe.yaml", "environment.json", "metrics.jsonl", "result.json", "tuner.safetensors",
     "tuner.json", "splits.csv", "predictions", "plots", "checkpoints", "trackers",
+    "evaluations",
 )  # fmt: skip
 FIGURES = ("metrics", "intervals", "examples")
 """What every result.json holds."""
@@ -217,6 +218,10 @@ class RunDirectory:
     def predictions_path(self, split: str) -> Path:
         """predictions/SPLIT.csv."""
         return self.path / "predictions" / f"{split}.csv"
+
+    def answers_path(self, split: str) -> Path:
+        """predictions/SPLIT.jsonl: what a language model answered."""
+        return self.path / "predictions" / f"{split}.jsonl"
 
     def files(self) -> dict[str, str]:
         """What is there, by its name, for the closing summary."""

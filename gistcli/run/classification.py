@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 from gistcli import registry
@@ -21,9 +22,15 @@ class Classification(Workload):
     """Loss, figures and outputs of examples with one class each."""
 
     task: ClassVar[str] = "classification"
-    measures: ClassVar[frozenset[str]] = frozenset(
-        ("accuracy", "balanced_accuracy", "macro_f1", "matthews", "f1", "top5_accuracy", "loss")
-    )
+
+    @property
+    def measures(self) -> frozenset[str]:
+        """Those that this many classes have."""
+        always = ("accuracy", "balanced_accuracy", "macro_f1", "matthews", "loss")
+        two, many = len(self.classes) == 2, len(self.classes) > 5
+        return frozenset(
+            (*always, *(("f1",) if two else ()), *(("top5_accuracy",) if many else ()))
+        )
 
     def require_sense(self) -> None:
         """Whether the keys of `eval` fit the classes.
@@ -32,18 +39,7 @@ class Classification(Workload):
             RecipeError: a metric that these classes do not have, or an unknown positive one.
         """
         super().require_sense()
-        metric, positive, classes = self.recipe.eval.metric, self.recipe.eval.positive, self.classes
-        if metric == "f1" and len(classes) != 2:
-            raise RecipeError(
-                f"eval.metric: f1 is of two classes, {self.name} has {len(classes)}.",
-                "Take macro_f1, the mean over all classes.",
-            )
-        if metric == "top5_accuracy" and len(classes) < 6:
-            raise RecipeError(
-                f"eval.metric: top5_accuracy needs more than five classes, {self.name} has "
-                f"{len(classes)}.",
-                "Take accuracy.",
-            )
+        positive, classes = self.recipe.eval.positive, self.classes
         if positive is not None and (len(classes) != 2 or positive not in classes):
             raise RecipeError(
                 f"eval.positive: {positive!r} is none of two classes of {self.name}.",
@@ -69,11 +65,14 @@ class Classification(Workload):
         positive = self.recipe.eval.positive
         return Measured(score(outputs, self.classes, positive), outputs)
 
+    def write_outputs(self, path: Path, measured: Measured) -> None:
+        """CSV: label, predicted class and their probabilities of every example."""
+        found = measured.outputs
+        write_predictions(path, found.names, found.labels, found.probabilities, self.classes)
+
     def keep(self, run: RunDirectory, split: str, measured: Measured) -> None:
         """Every prediction, and the confusion matrix."""
-        outputs = measured.outputs
-        path = run.predictions_path(split)
-        write_predictions(path, outputs.names, outputs.labels, outputs.probabilities, self.classes)
+        self.write_outputs(run.predictions_path(split), measured)
         write_classification_plots(run.plots, split, measured.figures, self.classes)
 
     def result(self, measured: Mapping[str, Measured]) -> dict[str, Any]:

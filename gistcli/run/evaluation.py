@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from gistcli.artifacts.predictions import write_predictions
+from gistcli.atomic import require_writable
 from gistcli.data import Catalog, open_catalog
 from gistcli.data.split import ImageSplit, load_split
 from gistcli.errors import NotFound, Refused
@@ -14,7 +16,7 @@ from gistcli.recipe import DataSection
 from gistcli.reporting import SILENT, Reporter
 from gistcli.run.loading import Loaded, open_target
 from gistcli.run.split_choice import choose_split
-from gistcli.run.text_evaluation import evaluate_text
+from gistcli.run.text_evaluation import Asked, evaluate_text, require_untuned
 
 
 def evaluate(
@@ -25,6 +27,11 @@ def evaluate(
     model: str | None = None,
     device: str = "auto",
     batch_size: int | None = None,
+    protocol: str | None = None,
+    limit: int | None = None,
+    max_new_tokens: int | None = None,
+    untuned: bool = False,
+    output: Path | None = None,
     reporter: Reporter = SILENT,
 ) -> dict[str, Any]:
     """Metrics on the run's own split, or on other data with the same classes.
@@ -36,16 +43,31 @@ def evaluate(
         model: where the backbone lies now.
         device: where to compute.
         batch_size: examples per forward pass.
+        protocol, limit, max_new_tokens: of a language model, in place of the recipe's.
+        untuned: measure the pretrained language model, without what was trained.
+        output: file for the outputs of every example: CSV, of answers JSON lines.
         reporter: gets all talk.
 
     Raises:
-        GistError: see `open_target`; a merged folder without `data`; classes unknown to the model.
+        GistError: see `open_target`; a merged folder without `data`; classes unknown to the model;
+            what is for language models, asked of another network.
     """
     start = time.perf_counter()
+    if output is not None:
+        require_writable(output, folder=False)
     loaded = open_target(target, model=model, device=device)
+    asked = Asked(data, split, batch_size, protocol, limit, max_new_tokens, untuned, output)
     if loaded.backbone.modality == "text":
-        found = evaluate_text(loaded, data, split, batch_size, reporter)
+        found = evaluate_text(loaded, asked, reporter)
         return {"target": str(target), **found, "seconds": round(time.perf_counter() - start, 3)}
+    if untuned:
+        require_untuned(loaded)
+    if (protocol, limit, max_new_tokens) != (None, None, None):
+        raise Refused(
+            f"{target} reads pictures and answers nothing: --protocol, --limit and "
+            "--max-new-tokens are for language models.",
+            "Leave them out.",
+        )
     catalog = find_catalog(loaded, data, "eval")
     name = choose_split(catalog, split)
     images = open_split(loaded, catalog, name, reporter=reporter)
@@ -53,7 +75,11 @@ def evaluate(
     outputs = predict(
         loaded.tuner, images, size, precision=loaded.precision(), reporter=reporter, phase=name
     )
-    figures = score(outputs, loaded.classes)
+    positive = loaded.recipe.eval.positive if loaded.recipe else None
+    figures = score(outputs, loaded.classes, positive)
+    if output is not None:
+        probabilities = outputs.probabilities
+        write_predictions(output, outputs.names, outputs.labels, probabilities, loaded.classes)
     return {
         "target": str(target),
         "data": data or (loaded.recipe.data.path if loaded.recipe else None),

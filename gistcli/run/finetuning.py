@@ -25,6 +25,7 @@ from gistcli.run.workload import Measured
 from gistcli.train.curves import write_curves
 from gistcli.train.engine import open_accelerator
 from gistcli.train.loop import FitResult, fit
+from gistcli.train.plan import LOWER_IS_BETTER
 from gistcli.train.recorder import LogRecorder, Recorder, Recorders, TrackerRecorder
 
 
@@ -116,7 +117,8 @@ def _fit(job: Job, accelerator: Accelerator, recorder: Recorder, reporter: Repor
         job.assembly.backbone.compile()
 
     def scalars(split: str) -> dict[str, float]:
-        return job.workload.scalars(_measure(job, split, reporter))
+        tuner, setting = job.assembly.tuner, job.setting
+        return job.workload.scalars(job.workload.measure(tuner, split, setting, reporter))
 
     def evaluate() -> Mapping[str, float]:
         figures = scalars("val") if "val" in job.splits else {}
@@ -135,10 +137,6 @@ def _fit(job: Job, accelerator: Accelerator, recorder: Recorder, reporter: Repor
         recorder=recorder,
         reporter=reporter,
     )
-
-
-def _measure(job: Job, split: str, reporter: Reporter) -> Measured:
-    return job.workload.measure(job.assembly.tuner, split, job.setting, reporter)
 
 
 def _conclude(job: Job, fitted: FitResult, reporter: Reporter) -> dict[str, Any]:
@@ -162,19 +160,22 @@ def _conclude(job: Job, fitted: FitResult, reporter: Reporter) -> dict[str, Any]
         "steps": fitted.steps,
         "weights": fitted.weights,
         "best": fitted.best,
+        "metric": job.setting.plan.metric,
+        "figure": workload.figure,
         "stopped": fitted.stopped,
         **workload.result(measured),
-        "extras": _extras(fitted),
+        "extras": _extras(fitted, workload.figure),
     }
     run.write_result(result)
     pointers = _pointers(job.place, workload.commands(str(run.path), job.assembly.method), refusal)
     return {"run": str(run.path), **result, **pointers}
 
 
-def _extras(fitted: FitResult) -> dict[str, float]:
+def _extras(fitted: FitResult, figure: str) -> dict[str, float]:
     """The best of the figures on test that `eval.best_test` asked for: chosen on test itself."""
-    seen = [r["test/accuracy"] for r in fitted.history if "test/accuracy" in r]
-    return {"best_test/accuracy": max(seen)} if seen else {}
+    seen = [r[f"test/{figure}"] for r in fitted.history if f"test/{figure}" in r]
+    best = min if figure in LOWER_IS_BETTER else max
+    return {f"best_test/{figure}": best(seen)} if seen else {}
 
 
 def _measure_all(job: Job, reporter: Reporter) -> dict[str, Measured]:
@@ -183,17 +184,18 @@ def _measure_all(job: Job, reporter: Reporter) -> dict[str, Measured]:
     Raises:
         Diverged: the last update left weights that give no finite loss.
     """
+    workload, tuner = job.workload, job.assembly.tuner
     found: dict[str, Measured] = {}
     for split in ("val", "test"):
         if split in job.splits:
-            found[split] = _measure(job, split, reporter)
+            found[split] = workload.conclude(tuner, split, job.setting, reporter)
             loss = found[split].figures["loss"]
             if not math.isfinite(loss):  # only the last update can do that
                 raise Diverged(
                     f"The loss on {split} is {loss} with the trained weights.",
                     "Try to lower optim.lr and optim.head_lr.",
                 )
-            job.workload.keep(job.place.run, split, found[split])
+            workload.keep(job.place.run, split, found[split])
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 from gistcli import registry
@@ -22,7 +23,11 @@ class Regression(Workload):
 
     task: ClassVar[str] = "regression"
     metric: ClassVar[str] = "pearson"
-    measures: ClassVar[frozenset[str]] = frozenset(("pearson", "spearman", "correlation", "loss"))
+
+    @property
+    def measures(self) -> frozenset[str]:
+        """Both correlations, their mean, the squared error."""
+        return frozenset(("pearson", "spearman", "correlation", "loss"))
 
     def objective(self, tuner: Tuner, setting: Setting) -> Objective:
         """The squared error."""
@@ -41,11 +46,16 @@ class Regression(Workload):
         )
         return Measured(score_values(outputs.labels.numpy(), outputs.values.numpy()), outputs)
 
+    def write_outputs(self, path: Path, measured: Measured) -> None:
+        """CSV: name, target, prediction."""
+        outputs = measured.outputs
+        write_values(path, outputs.names, outputs.labels.tolist(), outputs.values.tolist())
+
     def keep(self, run: RunDirectory, split: str, measured: Measured) -> None:
         """Every prediction, and a plot of them against the true values."""
         outputs = measured.outputs
+        self.write_outputs(run.predictions_path(split), measured)
         targets, values = outputs.labels.tolist(), outputs.values.tolist()
-        write_values(run.predictions_path(split), outputs.names, targets, values)
         write_regression_plot(run.plots, split, targets, values)
 
     def result(self, measured: Mapping[str, Measured]) -> dict[str, Any]:

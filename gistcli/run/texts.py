@@ -10,7 +10,6 @@ import psutil
 import torch
 
 from gistcli import registry
-from gistcli.artifacts.rundir import RunDirectory
 from gistcli.backbones import Backbone
 from gistcli.backbones.locating import locate
 from gistcli.backbones.text import TextBackbone
@@ -19,27 +18,30 @@ from gistcli.data import Catalog
 from gistcli.data.text import (
     ChatTemplate,
     Encoder,
+    Example,
     Labelled,
     TextOptions,
     TextSplit,
     Tokenizer,
+    encode_prompts,
     examples_of,
     load_texts,
     open_template,
     open_texts,
     open_tokenizer,
 )
-from gistcli.errors import Refused
+from gistcli.errors import RecipeError, Refused
 from gistcli.evaluate.language.perplexity import perplexity
 from gistcli.methods.base import Method, Tuner
 from gistcli.objectives import Objective
 from gistcli.objectives.chunked import choose_chunk
 from gistcli.recipe import DataSection, Recipe
 from gistcli.reporting import Reporter
+from gistcli.run.answering import Answering
 from gistcli.run.classification import Classification
 from gistcli.run.regression import Regression
 from gistcli.run.shelf import Shelf
-from gistcli.run.workload import Measured, Setting, Workload
+from gistcli.run.workload import Setting, Workload
 
 
 class TextTask(Workload):
@@ -58,6 +60,20 @@ class TextTask(Workload):
         super().__init__(recipe, catalog)
         self.tokenizer, self.template = tokenizer, template
 
+    def require_sense(self) -> None:
+        """Whether the keys of `eval` fit.
+
+        Raises:
+            RecipeError: a metric that is not measured here; a protocol for what writes no answers.
+        """
+        super().require_sense()
+        asked = self.recipe.eval.protocol
+        if asked is not None and not isinstance(self, Answering):
+            raise RecipeError(
+                f"eval.protocol: {asked} is for language models, and the task is {self.task}.",
+                "Leave it out, or choose task.type causal_lm or seq2seq.",
+            )
+
     def say(self, reporter: Reporter) -> None:
         """The task, the examples by split, and what is odd about them."""
         reporter.say(f"task: {self.task}")
@@ -65,7 +81,13 @@ class TextTask(Workload):
 
     def load(self, tuner: Tuner, setting: Setting, shelf: Shelf, reporter: Reporter) -> None:
         """Encode all examples."""
-        self.encode(tuner.backbone, self.needed, setting.device, reporter)
+        self.read(tuner, self.needed, setting.device, reporter)
+
+    def read(
+        self, tuner: Tuner, splits: Sequence[str], device: torch.device, reporter: Reporter
+    ) -> None:
+        """Whatever measuring on some splits asks for."""
+        self.encode(tuner.backbone, splits, device, reporter)
 
     def encode(
         self, backbone: Backbone, splits: Sequence[str], device: torch.device, reporter: Reporter
@@ -118,12 +140,22 @@ class TextRegression(TextTask, Regression):
     """Texts, or pairs of them, with one value each."""
 
 
-class CausalText(TextTask):
+class CausalText(Answering, TextTask):
     """Chats, completions and documents, of which a language model learns the next token."""
 
     task: ClassVar[str] = "causal_lm"
     metric: ClassVar[str] = "loss"
-    measures: ClassVar[frozenset[str]] = frozenset(("loss", "perplexity"))
+
+    def read(
+        self, tuner: Tuner, splits: Sequence[str], device: torch.device, reporter: Reporter
+    ) -> None:
+        """Examples as tokens, and what is answered at the end."""
+        super().read(tuner, splits, device, reporter)
+        self.ask(tuner, splits, reporter)
+
+    def encode_prompts(self, examples: Sequence[Example], max_length: int) -> list[list[int]]:
+        """As in training, whole."""
+        return encode_prompts(examples, self.tokenizer, self.template, max_length)
 
     def objective(self, tuner: Tuner, setting: Setting) -> Objective:
         """Cross-entropy of the next token, in pieces where all logits would not fit."""
@@ -140,9 +172,11 @@ class CausalText(TextTask):
         """Positions of a row that can be learnt, at most."""
         return int(self.splits["train"].unit_lengths.max())
 
-    def measure(self, tuner: Tuner, split: str, setting: Setting, reporter: Reporter) -> Measured:
+    def likelihood(
+        self, tuner: Tuner, split: str, setting: Setting, reporter: Reporter
+    ) -> dict[str, Any]:
         """Loss a token, and perplexity."""
-        figures = perplexity(
+        return perplexity(
             tuner,
             self.splits[split],
             setting.eval_batch_size,
@@ -150,18 +184,6 @@ class CausalText(TextTask):
             reporter=reporter,
             phase=split,
         )
-        return Measured(figures, None)
-
-    def keep(self, run: RunDirectory, split: str, measured: Measured) -> None:
-        """Nothing but the figures."""
-
-    def result(self, measured: Mapping[str, Measured]) -> dict[str, Any]:
-        """Tokens that the figures rest on, and hashes of the examples."""
-        return {
-            **super().result(measured),
-            "intervals": {},
-            "tokens": {s: m.figures["tokens"] for s, m in measured.items()},
-        }
 
 
 def text_options(data: DataSection) -> TextOptions:

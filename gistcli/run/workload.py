@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -64,13 +65,16 @@ class Workload(abc.ABC):
     """As it stands in tuner.json, and the name of the objective."""
     metric: ClassVar[str] = "accuracy"
     """What decides the best evaluation where the recipe names nothing."""
-    measures: ClassVar[frozenset[str]] = frozenset()
-    """Figures of an evaluation in training, by which the best one can be chosen."""
 
     def __init__(self, recipe: Recipe, catalog: Catalog) -> None:
         self.recipe = recipe
         self.catalog = catalog
         self.splits: Mapping[str, Split] = {}
+
+    @property
+    @abc.abstractmethod
+    def measures(self) -> frozenset[str]:
+        """Figures by which the best evaluation can be chosen."""
 
     @property
     def figure(self) -> str:
@@ -150,7 +154,11 @@ class Workload(abc.ABC):
 
     @abc.abstractmethod
     def measure(self, tuner: Tuner, split: str, setting: Setting, reporter: Reporter) -> Measured:
-        """The figures of a split."""
+        """The figures of a split, as they are wanted while training goes on."""
+
+    def conclude(self, tuner: Tuner, split: str, setting: Setting, reporter: Reporter) -> Measured:
+        """All figures of a split, also those that take long."""
+        return self.measure(tuner, split, setting, reporter)
 
     def scalars(self, measured: Measured) -> dict[str, float]:
         """Those figures that are one number each."""
@@ -161,6 +169,14 @@ class Workload(abc.ABC):
     def begin(self, run: RunDirectory) -> None:
         """Write down which example is in which split."""
         self.catalog.write_splits(run.splits_path)
+
+    @abc.abstractmethod
+    def write_outputs(self, path: Path, measured: Measured) -> None:
+        """A file with the outputs of every example; nothing where only figures are kept.
+
+        Raises:
+            StorageError: the disk is full or may not be written.
+        """
 
     @abc.abstractmethod
     def keep(self, run: RunDirectory, split: str, measured: Measured) -> None:

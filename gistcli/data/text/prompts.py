@@ -32,7 +32,7 @@ def encode_prompts(
         DataError: prompts that are longer, or chats that the template refuses.
         RecipeError: chats without a template.
     """
-    texts = [_text(example, template) for example in examples]
+    texts = [prompt_text(example, template) for example in examples]
     encoded = [
         ids if isinstance(example, Chat) else [*tokenizer.prefix, *ids]
         for example, ids in zip(examples, tokenizer.ids(texts), strict=True)
@@ -61,7 +61,13 @@ def require_short(
         )
 
 
-def _text(example: Example, template: ChatTemplate | None) -> str:
+def prompt_text(example: Example, template: ChatTemplate | None) -> str:
+    """What comes before the answer, with all that the chat template writes there.
+
+    Raises:
+        DataError: a text to be classified, or a chat that the template refuses.
+        RecipeError: a chat without a template.
+    """
     if isinstance(example, Chat):
         messages = example.messages
         if messages[-1].role == "assistant":

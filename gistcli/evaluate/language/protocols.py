@@ -102,14 +102,28 @@ def judge(name: str, generated: Sequence[str], answers: Sequence[str]) -> list[J
         DataError: an answer of the data without what the protocol compares.
     """
     chosen = protocol(name)
-    bad = [i for i, a in enumerate(answers) if not _usable(name, a)]
-    if bad:
-        shown = ", ".join(f"{i} ({answers[i]!r})" for i in bad[:5])
-        raise DataError(
-            f"{len(bad)} of {len(answers)} answers are none for {name}: example {shown}.",
-            "Look at the column that holds the answers (data.columns).",
-        )
+    require_answers(name, answers, [str(i) for i in range(len(answers))])
     return [chosen.judge(text, gold) for text, gold in zip(generated, answers, strict=True)]
+
+
+def require_answers(name: str, answers: Sequence[str], names: Sequence[str]) -> None:
+    """Whether every answer of the data has what a protocol compares.
+
+    Args:
+        name: of the protocol.
+        answers: of the data.
+        names: of the examples.
+
+    Raises:
+        DataError: some have not; the first five are named.
+    """
+    bad = [f"{n} ({a!r})" for n, a in zip(names, answers, strict=True) if not _usable(name, a)]
+    if bad:
+        raise DataError(
+            f"{len(bad)} of {len(answers)} answers are none for {name}: example "
+            f"{', '.join(bad[:5])}.",
+            "Name the column that holds the answers: data.columns.answer=NAME.",
+        )
 
 
 def _usable(name: str, answer: str) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gistcli.backbones.seq2seq import Seq2Seq
 from gistcli.data.text.collate import collate
 from gistcli.data.text.encoding import IGNORED, Encoded
 from gistcli.data.text.tokenizer import Tokenizer
@@ -59,11 +60,19 @@ class Ranking:
         return min(range(len(self.nll)), key=lambda i: self.nll[i] / self.tokens[i])
 
 
-def encode_question(tokenizer: Tokenizer, prompt: str, answers: Sequence[str]) -> Question:
+def encode_question(
+    tokenizer: Tokenizer, prompt: str, answers: Sequence[str], *, begun: bool = False
+) -> Question:
     """Token ids of prompt and answers, as the whole text `prompt + answer` has them.
 
     Where the last characters of the prompt share a token with an answer (a space, mostly), that
     token counts as part of every answer, so that all of them follow the same prompt.
+
+    Args:
+        tokenizer: of the model.
+        prompt: the text in front.
+        answers: that may follow.
+        begun: the prompt holds the tokens that belong in front of a text, as chats do.
 
     Raises:
         DataError: no answer, an empty one, or two that are the same.
@@ -76,7 +85,7 @@ def encode_question(tokenizer: Tokenizer, prompt: str, answers: Sequence[str]) -
     shared = min(_common(own, whole) for whole in wholes)
     # an answer that adds no token of its own leaves one to be predicted
     shared = min(shared, *(len(whole) - 1 for whole in wholes))
-    before = (*tokenizer.prefix, *wholes[0][:shared])
+    before = (*(() if begun else tokenizer.prefix), *wholes[0][:shared])
     return Question(before, tuple(tuple(whole[shared:]) for whole in wholes))
 
 
@@ -96,7 +105,7 @@ def rank(
     """The likelihood of every answer to every question, in right-padded batches of like lengths.
 
     Args:
-        tuner: attached to a causal language model; left in the mode it was in.
+        tuner: attached to a language model; left in the mode it was in.
         questions: as `encode_question` gives them.
         batch_size: sequences at a time; changes speed, memory and rounding only.
         precision: fp32 or bf16 autocast, as in training.
@@ -110,7 +119,9 @@ def rank(
     backbone = language_model(tuner)
     pairs = [(q.prompt, answer) for q in questions for answer in q.answers]
     require_room([len(q.prompt) for q in questions], None, "prompt")
-    require_room([len(p) + len(a) for p, a in pairs], backbone.positions, "sequence")
+    apart = isinstance(backbone, Seq2Seq)  # answers stand in the decoder
+    if not apart:
+        require_room([len(p) + len(a) for p, a in pairs], backbone.positions, "sequence")
     order = sorted(range(len(pairs)), key=lambda i: -len(pairs[i][0]) - len(pairs[i][1]))
     sums = torch.zeros(len(pairs), dtype=torch.float64)
     device = device_of(backbone)
@@ -124,7 +135,7 @@ def rank(
         ):
             for start in range(0, len(order), batch_size):
                 chosen = order[start : start + batch_size]
-                batch = _batch([pairs[i] for i in chosen], device)
+                batch = _batch([pairs[i] for i in chosen], device, apart)
                 with autocast(device, precision):
                     features = tuner(batch)
                 rows_N, losses_N = batch_losses(backbone, batch, features, precision)
@@ -136,11 +147,13 @@ def rank(
 
 
 def _batch(
-    pairs: Sequence[tuple[Sequence[int], Sequence[int]]], device: torch.device
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]], device: torch.device, apart: bool
 ) -> dict[str, Tensor]:
-    """Right-padded rows; the answers alone are supervised."""
+    """Right-padded rows; the answers alone are supervised, behind the prompts or `apart`."""
     rows = [
-        Encoded(np.array([*prompt, *answer]), np.array([IGNORED] * len(prompt) + [*answer]))
+        Encoded(np.array(prompt), np.array(answer))
+        if apart
+        else Encoded(np.array([*prompt, *answer]), np.array([IGNORED] * len(prompt) + [*answer]))
         for prompt, answer in pairs
     ]
     batch = collate(rows, pad_id=0, multiple=1)
