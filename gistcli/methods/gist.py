@@ -240,10 +240,10 @@ class GistTuner(Tuner):
 
         Where it is seen, it acts through attention, whatever they weigh.
         """
-        unused = self._droppable() and not (self.method.gist.alpha or self.weights)
+        unused = self.droppable() and not (self.method.gist.alpha or self.weights)
         return self.inner.idle() | ({TOKEN} if unused else set())
 
-    def _droppable(self) -> bool:
+    def droppable(self) -> bool:
         """Whether there is a token that changes no logit of the text."""
         inserted = self.backbone.inserted
         return bool(self.gist) and inserted is not None and inserted.droppable("gist")
@@ -262,7 +262,7 @@ class GistTuner(Tuner):
 
     def register_rows(self) -> Tensor | None:
         """(P, D): the gist tokens, where they change logits, then what the inner method has."""
-        own = [] if self._droppable() else [p.detach() for p in self.gist.values()]
+        own = [] if self.droppable() else [p.detach() for p in self.gist.values()]
         inner = self.inner.register_rows()
         rows = own if inner is None else [*own, inner]
         return torch.cat(rows) if rows else None

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gistcli.backbones.base import Backbone
-from gistcli.backbones.images import require_images
+from gistcli.backbones.images import ImageBackbone, require_images
 from gistcli.backbones.tokens import MakeTokens
 from gistcli.methods.base import (
     Capabilities,
@@ -64,6 +64,7 @@ class VptTuner(Tuner):
     method: Vpt
 
     def __init__(self, method: Vpt, backbone: Backbone, *, head: bool = True) -> None:
+        network = require_images(backbone, method.name)
         super().__init__(method, backbone, head=head)
         handle = backbone.insert_tokens("prompts", method.length, self._maker(0), self.switch)
         width = backbone.require_one_width(method.name)
@@ -71,7 +72,7 @@ class VptTuner(Tuner):
         for layer in range(1, sets):
             handle.refresh(layer, self._maker(layer))
         like = next(backbone.model.parameters())
-        bound = math.sqrt(6 / (3 * patch_pixels(backbone) + width))
+        bound = math.sqrt(6 / (3 * patch_pixels(network) + width))
         prompts_NPD = full_precision((sets, method.length, width), like).uniform_(-bound, bound)
         self.prompts = nn.Parameter(prompts_NPD)
 
@@ -90,9 +91,8 @@ class VptTuner(Tuner):
         return Merged({}, head)
 
 
-def patch_pixels(backbone: Backbone) -> int:
+def patch_pixels(network: ImageBackbone) -> int:
     """Pixels of one patch, height times width."""
-    network = require_images(backbone, "vpt")
     _, height, width = network.data_config()["input_size"]
     rows, columns = network.layout_of(torch.empty(1, 3, height, width, device="meta")).grid
     return (height // rows) * (width // columns)

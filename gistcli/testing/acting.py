@@ -48,12 +48,18 @@ def gradients(tuner: Tuner, batch: Batch, pieces: int = 1) -> dict[str, Tensor]:
 
 
 def train(tuner: Tuner, batch: Batch, steps: int = 3) -> None:
-    """A few steps on one batch; a tiny gradient moves its tensor, too."""
+    """A few steps on one batch, the tuner's own terms included; tiny gradients move, too."""
+
+    def criterion(logits_BK: Tensor) -> Tensor:
+        return F.cross_entropy(logits_BK.float(), batch["labels"])
+
     parameters = [t.parameter for t in tuner.trainable().values()]
     optimiser = torch.optim.AdamW(parameters, lr=0.03, weight_decay=0.0)
     for _ in range(steps):
         with tuner.step():
-            loss = F.cross_entropy(tuner(batch).logits.float(), batch["labels"])
+            features = tuner(batch)
+            own = tuner.auxiliary(features, batch, criterion, 1.0)
+            loss = torch.stack([criterion(features.logits), *own.values()]).sum()
             loss.backward()
         optimiser.step()
         optimiser.zero_grad()

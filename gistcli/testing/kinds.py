@@ -34,7 +34,7 @@ HUGGING_FACE = {
 }  # fmt: skip
 TEXT = {
     "vocab_size": VOCABULARY, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "intermediate_size": 48, "max_position_embeddings": 16, "num_labels": 5, "pad_token_id": 0,
+    "intermediate_size": 48, "max_position_embeddings": 40, "num_labels": 5, "pad_token_id": 0,
     "bos_token_id": 1, "eos_token_id": 2,
     # dropout of attention weights is no module that a test could switch off
     "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,

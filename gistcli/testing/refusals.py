@@ -7,7 +7,7 @@ SEQUENCE = "one sequence with the grid of patches"
 WIDTHS = "one width in all blocks"
 READ = "is never called"
 TEXT = "reads text"
-PICTURES = "further tokens are put into pictures only"
+PICTURES = "reads pictures"
 NO_CACHE = "takes no prefix"
 
 REFUSED: dict[str, dict[str, str]] = {
@@ -24,10 +24,9 @@ REFUSED: dict[str, dict[str, str]] = {
         "Swin": WINDOWS,
         "Swin V2": WINDOWS,
         "Hiera": WINDOWS,
-        "Llama": PICTURES,
-        "RoBERTa": PICTURES,
     },
     "prefix": {kind.name: NO_CACHE for kind in KINDS.values() if kind.family != "causal"},
+    "prompt": {kind.name: PICTURES for kind in KINDS.values() if not kind.text},
     "ssf": {"EVA02": READ, "BEiT": READ, "Swin V2": READ},
     "toast": {
         "EVA02": "reads the weight",
@@ -42,8 +41,8 @@ REFUSED: dict[str, dict[str, str]] = {
         "Swin": WINDOWS,
         "Swin V2": WINDOWS,
         "Hiera": WINDOWS,
-        "Llama": PICTURES,
-        "RoBERTa": PICTURES,
+        "Llama": TEXT,
+        "RoBERTa": TEXT,
     },
 }
 """Method, or gist for its token -> kind of backbone -> part of the message."""
