@@ -46,6 +46,8 @@ def vllm_refusals(config: Mapping[str, Any]) -> list[str]:
         found.append(f"it saves whole modules ({', '.join(heads)})")
     if config.get("bias", "none") != "none":
         found.append("it changes biases")
+    if config.get("task_type") == "SEQ_2_SEQ_LM":
+        found.append("it serves no encoder-decoders of T5's kind")
     if config.get("fan_in_fan_out"):
         found.append("it has no LoRA for networks that keep weights as (d_in, d_out) (GPT-2)")
     return found

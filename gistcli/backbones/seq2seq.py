@@ -97,7 +97,11 @@ class Seq2Seq(TextBackbone):
             words: of the classes, in their order; none to stop classifying.
             token_ids: the first token of each, all different.
         """
-        self.config.label_words, self.config.label_token_ids = list(words), list(token_ids)
+        for name, value in (("label_words", words), ("label_token_ids", token_ids)):
+            if value:
+                setattr(self.config, name, list(value))
+            elif hasattr(self.config, name):
+                delattr(self.config, name)
         self.task = "classification" if token_ids else "seq2seq"
 
     def head_modules(self) -> dict[str, nn.Module]:
@@ -105,10 +109,8 @@ class Seq2Seq(TextBackbone):
         return {}
 
     def reset_head(self, classes: int, seed: int = 0) -> None:
-        """Nothing to make anew; without classes the label words are forgotten."""
-        if not classes:
-            self.set_label_words((), ())
-        elif self.label_token_ids:
+        """Nothing to make anew: what classifies are the label words."""
+        if self.label_token_ids:
             self.hf.num_labels = self.config.num_labels = classes
 
     # --- running ----------------------------------------------------------------------------

@@ -44,16 +44,37 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "ModernBert": {**SIZE, "cls_token_id": 1, "sep_token_id": 2, "classifier_pooling": "mean"},
     "Electra": {**SIZE, "embedding_size": 32},
 }
+T5 = {
+    "vocab_size": VOCABULARY, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4,
+    "relative_attention_num_buckets": 8, "relative_attention_max_distance": 16, "pad_token_id": PAD,
+    "eos_token_id": 2, "decoder_start_token_id": PAD, "dropout_rate": 0.0,
+}  # fmt: skip
+FLAN: dict[str, Any] = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+"""What T5 v1.1 and Flan-T5 differ in."""
+ENCODER_DECODERS: dict[str, dict[str, Any]] = {
+    "T5": T5,
+    "MT5": T5,
+    "UMT5": {**T5, "num_decoder_layers": 3},
+}
 
 
 def network(name: str, task: str = "classification", **more: Any) -> Any:
-    """A network whose weights are far from any initialisation, in evaluation mode."""
-    config = getattr(transformers, f"{name}Config")(**{**DECODERS, **ENCODERS}[name] | more)
+    """A network whose weights are far from any initialisation, in evaluation mode.
+
+    T5 is v1.0, whose output is scaled in front of tied embeddings; `tie_word_embeddings=False`
+    makes it v1.1.
+    """
+    kinds = {**DECODERS, **ENCODERS, **ENCODER_DECODERS}
+    config = getattr(transformers, f"{name}Config")(**kinds[name] | more)
     ending = "ForSequenceClassification"
     if task == "causal_lm":
         ending = "LMHeadModel" if name == "GPT2" else "ForCausalLM"
+    if name in ENCODER_DECODERS:
+        ending = "ForConditionalGeneration"
     generator = torch.Generator().manual_seed(0)
-    model: nn.Module = getattr(transformers, name + ending)(config)
+    model: Any = getattr(transformers, name + ending)(config)
+    if more.get("tie_word_embeddings") is False and name in ENCODER_DECODERS:
+        model.lm_head.weight = nn.Parameter(torch.empty_like(model.lm_head.weight))
     for key, parameter in model.named_parameters():
         nn.init.normal_(parameter, std=0.3, generator=generator)
         if "norm" in key.lower() and key.endswith("weight"):
@@ -64,7 +85,8 @@ def network(name: str, task: str = "classification", **more: Any) -> Any:
 def build(name: str, task: str = "classification", **more: Any) -> TextBackbone:
     """The network as a backbone, in evaluation mode."""
     model = network(name, task, **more)
-    family = registry.resolve("backbones", "encoder" if name in ENCODERS else "causal")
+    kinds = {**dict.fromkeys(ENCODERS, "encoder"), **dict.fromkeys(ENCODER_DECODERS, "seq2seq")}
+    family = registry.resolve("backbones", kinds.get(name, "causal"))
     backbone: TextBackbone = family(model, Origin(name, type(model).__name__)).eval()
     return backbone
 
