@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import psutil
 import torch
 
 from gistcli import registry
@@ -42,6 +41,7 @@ from gistcli.run.classification import Classification
 from gistcli.run.regression import Regression
 from gistcli.run.shelf import Shelf
 from gistcli.run.workload import Setting, Workload
+from gistcli.train.memory import free_memory
 
 
 class TextTask(Workload):
@@ -161,7 +161,8 @@ class CausalText(Answering, TextTask):
         """Cross-entropy of the next token, in pieces where all logits would not fit."""
         rows = setting.plan.micro_batch_size or setting.plan.batch_size
         vocabulary = len(tuner.backbone.model.get_output_embeddings().weight)  # type: ignore[operator]
-        chunk = choose_chunk(rows * self.longest, vocabulary, _free_bytes(setting.device))
+        available = max(free_memory(setting.device) - setting.reserved, 0)
+        chunk = choose_chunk(rows * self.longest, vocabulary, available)
         kind = registry.resolve("objectives", self.task)
         smoothing = self.recipe.optim.label_smoothing
         made: Objective = kind(tuner, label_smoothing=smoothing, chunk_tokens=chunk)
@@ -259,9 +260,3 @@ def _kind(examples: Sequence[Any]) -> type[TextTask]:
     if not isinstance(first, Labelled):
         return CausalText
     return TextRegression if isinstance(first.label, float) else TextClassification
-
-
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)

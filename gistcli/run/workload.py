@@ -29,12 +29,17 @@ Split = ImageSplit | FeatureSplit | TextSplit
 
 @dataclass(frozen=True)
 class Setting:
-    """How a run computes."""
+    """How a run computes.
+
+    Attributes:
+        reserved: bytes of what is free now that others than the logits will take.
+    """
 
     plan: Plan
     device: torch.device
     precision: str
     eval_batch_size: int
+    reserved: int = 0
 
 
 @dataclass(frozen=True)

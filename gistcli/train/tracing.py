@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from gistcli.backbones.base import Backbone
+from gistcli.methods.base import Tuner
 from gistcli.objectives.base import Batch, Objective
 
 KEPT = 2
@@ -44,17 +45,17 @@ class Peak:
 
 
 class Tracer:
-    """Runs steps of an objective that stands on the meta device.
+    """Runs steps of a tuner that stands on the meta device.
 
     Args:
-        objective: around a tuner attached to a network without weights; it is used up, since its
-            parameters become tensors without storage on `device`.
+        tuner: attached to a network without weights; it is used up, since its parameters and those
+            of the network become tensors without storage on `device`.
         device: where the step will be computed; attention chooses its kernel by it.
         precision: fp32 or bf16 autocast.
     """
 
-    def __init__(self, objective: Objective, device: torch.device, precision: str = "fp32") -> None:
-        self.objective = objective
+    def __init__(self, tuner: Tuner, device: torch.device, precision: str = "fp32") -> None:
+        self.tuner = tuner
         # what computes elsewhere is counted as on a CPU
         self.device = device if device.type == "cuda" else torch.device("cpu")
         self.precision = precision
@@ -62,31 +63,33 @@ class Tracer:
         self._known: list[Any] = []
         self._replace()
 
-    def peak(self, batch: Batch) -> Peak:
-        """The peak of one step on a micro-batch.
+    def peak(self, objective: Objective, batch: Batch) -> Peak:
+        """The peak of one step on a micro-batch, in training mode.
 
         Args:
+            objective: around the tuner.
             batch: real, or on the meta device where only the shapes are known.
         """
-        runs = equal_runs(self.objective.tuner.backbone)
+        objective.train()
+        runs = equal_runs(self.tuner.backbone)
         if len(runs) > MOST_RUNS or all(run.length <= KEPT + 1 for run in runs):
-            return self._run(batch)
+            return self._run(objective, batch)
         try:
-            return self._extrapolate(batch, runs)
+            return self._extrapolate(objective, batch, runs)
         except (AttributeError, IndexError, KeyError):  # a network that looks for its blocks
-            return self._run(batch)
+            return self._run(objective, batch)
 
-    def _extrapolate(self, batch: Batch, runs: list[Run]) -> Peak:
+    def _extrapolate(self, objective: Objective, batch: Batch, runs: list[Run]) -> Peak:
         """By blocks that do the same: what one of them adds, as often as it stands there."""
         few = [min(run.length, KEPT) for run in runs]
         with shortened(runs, few):
-            base = self._run(batch)
+            base = self._run(objective, batch)
         total = base
         for i, run in enumerate(runs):
             further = run.length - KEPT
             if further > 0:
                 with shortened(runs, [n + (i == k) for k, n in enumerate(few)]):
-                    more = self._run(batch)
+                    more = self._run(objective, batch)
                 total = Peak(
                     total.bytes + further * (more.bytes - base.bytes),
                     total.logits,
@@ -97,7 +100,7 @@ class Tracer:
     def _replace(self) -> None:
         """Tensors without storage take the place of those on the meta device; ties stay ties."""
         made: dict[int, Tensor] = {}
-        for module in self.objective.modules():
+        for module in [*self.tuner.backbone.model.modules(), *self.tuner.modules()]:
             for table in (module._parameters, module._buffers):
                 for name, old in table.items():
                     if old is not None:
@@ -105,7 +108,7 @@ class Tracer:
                             made[id(old)] = self._fake(old)
                         table[name] = made[id(old)]  # type: ignore[assignment]
         self._known = [tensor.untyped_storage() for tensor in made.values()]
-        for trained in self.objective.tuner.trainable().values():
+        for trained in self.tuner.trainable().values():
             with self._mode:  # gradients are there from the second micro-batch on
                 trained.parameter.grad = torch.zeros_like(trained.parameter)
             self._known.append(trained.parameter.grad.untyped_storage())
@@ -117,8 +120,8 @@ class Tracer:
             return nn.Parameter(new, requires_grad=old.requires_grad)
         return new
 
-    def _run(self, batch: Batch) -> Peak:
-        count = self.objective.count(batch)
+    def _run(self, objective: Objective, batch: Batch) -> Peak:
+        count = objective.count(batch)
         with self._mode:
             fake = {k: torch.empty(v.shape, dtype=v.dtype, device=self.device)
                     for k, v in batch.items()}  # fmt: skip
@@ -126,10 +129,10 @@ class Tracer:
         autocast = torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.precision == "bf16"
         )
-        live = _Live(known, int(count), _vocabulary(self.objective))
-        with self._mode, live, self.objective.tuner.step():
+        live = _Live(known, int(count), _vocabulary(self.tuner.backbone))
+        with self._mode, live, self.tuner.step():
             with autocast:
-                total = self.objective(fake, count).total
+                total = objective(fake, count).total
             saved = live.bytes
             total.backward()
         return Peak(live.peak, live.logits_at_peak, saved)
@@ -215,9 +218,8 @@ def _zero(dtype: torch.dtype) -> bool | int | float:
     return 0.0 if dtype.is_floating_point else 0
 
 
-def _vocabulary(objective: Objective) -> int:
+def _vocabulary(backbone: Any) -> int:
     """Words of a language model; 0 where nothing is predicted word by word."""
-    backbone: Any = objective.tuner.backbone
     if getattr(backbone, "task", "classification") == "classification":
         return 0
     return int(getattr(backbone.config, "vocab_size", 0))

@@ -21,7 +21,7 @@ from gistcli.objectives import CausalLM, Classification, Objective
 from gistcli.testing.kinds import KINDS, Kind
 from gistcli.testing.kinds import batch as images_or_texts
 from gistcli.train.footprint import fixed_footprint, weight_bytes
-from gistcli.train.tracing import Tracer, equal_runs, shortened
+from gistcli.train.tracing import Peak, Tracer, equal_runs, shortened
 from tests.backbones import text_kinds
 
 CPU = torch.device("cpu")
@@ -80,6 +80,10 @@ def measured(objective: Objective, batch: Batch, precision: str = "fp32") -> int
     return peak
 
 
+def traced(objective: Objective, batch: Batch, precision: str = "fp32") -> Peak:
+    return Tracer(objective.tuner, CPU, precision).peak(objective, batch)
+
+
 @pytest.mark.parametrize(
     ("method", "how", "precision"),
     [
@@ -98,7 +102,7 @@ def test_a_language_model_holds_what_was_foreseen(
     method: Method, how: dict[str, Any], precision: str
 ) -> None:
     real = measured(language_model(method, meta=False, **how), texts(), precision)
-    foreseen = Tracer(language_model(method, meta=True, **how), CPU, precision).peak(texts())
+    foreseen = traced(language_model(method, meta=True, **how), texts(), precision)
     assert foreseen.bytes == pytest.approx(real, rel=0.05)
     assert foreseen.saved <= foreseen.bytes
     assert foreseen.logits < foreseen.bytes
@@ -106,7 +110,7 @@ def test_a_language_model_holds_what_was_foreseen(
 
 def test_packed_rows_are_foreseen_too() -> None:
     real = measured(language_model(Gift(rank=2), meta=False), texts(packed=True))
-    foreseen = Tracer(language_model(Gift(rank=2), meta=True), CPU).peak(texts(packed=True))
+    foreseen = traced(language_model(Gift(rank=2), meta=True), texts(packed=True))
     assert foreseen.bytes == pytest.approx(real, rel=0.05)
 
 
@@ -119,7 +123,7 @@ def test_classifiers_of_texts_and_pictures_hold_what_was_foreseen(
 ) -> None:
     batch = images_or_texts(KINDS[kind])
     real = measured(_classifier(KINDS[kind], method), batch)
-    foreseen = Tracer(_classifier(KINDS[kind], method, meta=True), CPU).peak(batch)
+    foreseen = traced(_classifier(KINDS[kind], method, meta=True), batch)
     assert foreseen.bytes == pytest.approx(real, rel=0.05)
 
 
@@ -143,7 +147,7 @@ def test_what_is_saved_is_what_the_graph_keeps() -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         total = objective(batch, objective.count(batch)).total
-    foreseen = Tracer(language_model(Lora(rank=2), meta=True), CPU).peak(batch)
+    foreseen = traced(language_model(Lora(rank=2), meta=True), batch)
     assert total.requires_grad
     assert foreseen.saved == pytest.approx(sum(kept.values()), rel=0.03)
 
@@ -153,11 +157,12 @@ def test_equal_blocks_are_extrapolated_exactly(layers: Any) -> None:
     def objective() -> Objective:
         return language_model(Gift(rank=2, layers=layers), meta=True, num_hidden_layers=6)
 
-    whole = Tracer(objective(), CPU)._run(texts())
-    tracer = Tracer(objective(), CPU)
-    runs = equal_runs(tracer.objective.tuner.backbone)
+    made = objective()
+    tracer = Tracer(made.tuner, CPU)
+    whole = tracer._run(made, texts())
+    runs = equal_runs(tracer.tuner.backbone)
     assert len(runs) == (1 if layers == "all" else 3)
-    assert tracer.peak(texts()) == whole
+    assert tracer.peak(made, texts()) == whole
     (blocks,) = {run.container for run in runs}
     assert len(list(blocks.children())) == 6
     with shortened(runs, [1] * len(runs)):
@@ -182,4 +187,4 @@ def test_tied_weights_count_once_and_everything_trained_four_times() -> None:
 def test_other_decoders_are_traced(name: str) -> None:
     objective = language_model(Gift(rank=2), meta=True, name=name)
     real = measured(language_model(Gift(rank=2), meta=False, name=name), texts())
-    assert Tracer(objective, CPU).peak(texts()).bytes == pytest.approx(real, rel=0.05)
+    assert traced(objective, texts()).bytes == pytest.approx(real, rel=0.05)
