@@ -30,6 +30,7 @@ fix: $(STAMP)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## step time and memory against the floor and PEFT, into tests/benchmarks/results.md
+bench: $(STAMP)  ## step time and memory against the floor and PEFT, into tests/benchmarks
 	$(BIN)/python -m tests.benchmarks.run
+	$(BIN)/python -m tests.benchmarks.language
 	$(BIN)/python tests/benchmarks/help_time.py

@@ -44,10 +44,10 @@ def report(seconds: Seconds, counted: dict[str, Counted], refused: dict[str, str
     return "\n".join(lines) + "\n"
 
 
-def conditions(rounds: int) -> str:
+def conditions(rounds: int, model: str = f"`{MODEL}`", batch: int = BATCH) -> str:
     """Where it was measured, and what the columns of the first table say."""
     return (
-        f"`{MODEL}`, batch {BATCH}, CPU, {torch.get_num_threads()} threads, torch "
+        f"{model}, batch {batch}, CPU, {torch.get_num_threads()} threads, torch "
         f"{torch.__version__.partition('+')[0]}, peft {peft.__version__}, Python "
         f"{platform.python_version()}; {rounds} rounds, interleaved. Ratio: median over the "
         "rounds of the time against the floor of the same round, with quartiles. Time beyond "
