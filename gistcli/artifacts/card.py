@@ -127,6 +127,8 @@ def _snippets(facts: CardFacts, receipt: Receipt) -> str:
     folder = receipt.output.name
     if facts.kind.startswith("text"):
         auto = _AUTO[facts.kind]
+        if receipt.format == "prefix":
+            return _PREFIX.format(base=facts.base_model, folder=folder)
         if receipt.format == "peft":
             return _PEFT_TEXT.format(base=facts.base_model, auto=auto, folder=folder)
         if facts.kind == SEQ2SEQ:
@@ -212,6 +214,23 @@ _TEXT = """```python
 from transformers import pipeline
 
 print(pipeline("{kind}", model="{folder}")("..."))
+```"""
+
+_PREFIX = """```python
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+
+tokenizer = AutoTokenizer.from_pretrained("{base}")
+model = AutoModelForCausalLM.from_pretrained("{base}").eval()
+prefix = load_file("{folder}/prefix.safetensors")
+cache = DynamicCache(config=model.config)  # it grows as text is written: a new one for every call
+for layer, (keys, values) in enumerate(zip(prefix["keys"], prefix["values"])):
+    cache.update(keys.to(model.dtype), values.to(model.dtype), layer)
+ids = tokenizer("...", return_tensors="pt").input_ids
+seen = torch.ones(1, cache.get_seq_length() + ids.shape[1], dtype=torch.long)  # prefix and text
+out = model.generate(input_ids=ids, attention_mask=seen, past_key_values=cache)
+print(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
 ```"""
 
 _LOAD = """```python

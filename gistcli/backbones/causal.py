@@ -80,7 +80,7 @@ class Causal(TextBackbone):
         """Tokens behind the last norm, pooled, logits."""
         tokens_BTD = self.base(**self._arguments(batch), use_cache=False).last_hidden_state
         if self.task == "classification":
-            pooled_BD = _last_real(tokens_BTD, batch.get("attention_mask"))
+            pooled_BD = last_real(tokens_BTD, batch.get("attention_mask"))
             return tokens_BTD, pooled_BD, self.classify(pooled_BD)
         if self.defers_logits:
             logits = tokens_BTD.new_empty(0, self.config.vocab_size)
@@ -114,7 +114,7 @@ class Causal(TextBackbone):
         return logits if factor is None else logits * factor
 
 
-def _last_real(tokens_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
+def last_real(tokens_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
     """(B, D): the last position that is no padding, on whichever side that stands."""
     if mask_BT is None:
         return tokens_BTD[:, -1]

@@ -24,11 +24,11 @@ def merge(
         Path, typer.Option("-o", "--output-dir", help="The new folder.", metavar="DIR")
     ],
     format_: Annotated[
-        Literal["timm", "transformers", "peft", "onnx"] | None,
+        Literal["timm", "transformers", "peft", "prefix", "onnx"] | None,
         typer.Option(
             "--format",
-            help="timm (transformers loads it, too), transformers, peft or onnx. Without one: "
-            "timm or transformers, whichever the model is from.",
+            help="timm (transformers loads it, too), transformers, peft, prefix (its keys and "
+            "values) or onnx. Without one: timm or transformers, whichever the model is from.",
             show_default=False,
         ),
     ] = None,

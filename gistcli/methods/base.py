@@ -149,6 +149,11 @@ class Tuner(nn.Module):
     being used after it was replaced, by `load_state` or by sharding.
     """
 
+    instead_of_merging: ClassVar[str] = (
+        "Keep the run directory, or export with `gist merge --format onnx`."
+    )
+    """What to do where the method does not merge."""
+
     def __init_subclass__(cls) -> None:
         """Let every tuner leave the backbone as it was, where its own `__init__` refuses it."""
         super().__init_subclass__()
@@ -326,7 +331,7 @@ class Tuner(nn.Module):
         if reason is not None:
             raise NotMergeable(
                 f"{self.method.name} cannot become plain weights: {reason}.",
-                "Keep the run directory, or export with `gist merge --format onnx`.",
+                self.instead_of_merging,
             )
         head = {n: p.detach() for n, (p, group) in self.owned.items() if group == "head"}
         merged = _as_stored(self._merged(head), self.backbone.transposed_keys())

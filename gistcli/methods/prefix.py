@@ -85,6 +85,7 @@ class PrefixTuner(Tuner):
     """Holds keys and values (L, 1, H, P, E), or the embeddings (P, D) and the MLP behind them."""
 
     method: PrefixTuning
+    instead_of_merging: ClassVar[str] = "Write a folder for PEFT: `gist merge --format peft`."
     keys: nn.Parameter
     values: nn.Parameter
 

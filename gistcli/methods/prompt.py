@@ -68,6 +68,7 @@ class PromptTuner(Tuner):
     """Holds the prompts (P, D)."""
 
     method: Prompt
+    instead_of_merging: ClassVar[str] = "Write a folder for PEFT: `gist merge --format peft`."
 
     def __init__(self, method: Prompt, backbone: Backbone, *, head: bool = True) -> None:
         _require_text(backbone)

@@ -16,6 +16,7 @@ from gistcli.artifacts.onnx_export import PixelsToLogits, export_onnx, require_o
 from gistcli.artifacts.output import RECEIPT, Receipt, check_output
 from gistcli.artifacts.peft_export import export_peft
 from gistcli.artifacts.plan import MergePlan, plan_merge
+from gistcli.artifacts.prefix_export import export_front, front_of, require_front
 from gistcli.artifacts.sharding import parse_size
 from gistcli.artifacts.verify import Reference
 from gistcli.backbones.seq2seq import Seq2Seq
@@ -28,7 +29,7 @@ from gistcli.run.loading import Loaded, open_target
 from gistcli.run.split_choice import choose_split
 from gistcli.run.text_exporting import form_of, reference_of
 
-FORMATS = (*FORMS, "peft", "onnx")
+FORMATS = (*FORMS, "peft", "prefix", "onnx")
 OTHER_LIBRARY = {
     "timm": "Leave --format out: transformers loads a timm folder as it is.",
     "transformers": "Leave --format out: the folder that is written is one of transformers.",
@@ -55,8 +56,8 @@ def merge(
     Args:
         target: a run.
         output: the folder to write; it appears only when everything in it was verified.
-        format: timm (also loaded by transformers), transformers, peft or onnx; None for the
-            library of the backbone.
+        format: timm (also loaded by transformers), transformers, peft, prefix (the keys and values
+            of that method) or onnx; None for the library of the backbone.
         dtype: float32, bfloat16 or float16; None for that of the base.
         scale: 0 for the base, 1 for the tuned network; the head is the tuned one.
         max_drift: the largest accepted difference of a logit for a dtype other than float32.
@@ -92,13 +93,17 @@ def merge(
             "Leave --format out: the folder that is written loads in transformers.",
         )
     _require_library(kind, loaded)
+    common: dict[str, Any]
+    if kind == "prefix" or (kind == "peft" and front_of(loaded.tuner) is not None):
+        common = {"dtype": dtype, "scale": scale, "max_drift": max_drift, "verified": verify}
+        return _beside(loaded, kind, output, base_name, reporter, **common)
     # what does not merge is refused before any example is read
     plan = None if kind == "onnx" else plan_merge(loaded.tuner, dtype=dtype, scale=scale)
     reference = None
     if verify or kind == "onnx":
         reference = reference_of(loaded, reporter) if of_text else _reference(loaded, reporter)
     card = _card(loaded, base_name)
-    common: dict[str, Any] = {
+    common = {
         "max_drift": max_drift,
         "verified": verify,
         "card": card,
@@ -127,8 +132,35 @@ def merge(
     return receipt.as_dict()
 
 
+def _beside(
+    loaded: Loaded,
+    kind: str,
+    output: Path,
+    base_name: str | None,
+    reporter: Reporter,
+    *,
+    verified: bool,
+    **options: Any,
+) -> dict[str, Any]:
+    """What stands in front of a text, and so beside the weights."""
+    require_front(loaded.tuner, kind)
+    receipt = export_front(
+        loaded.tuner,
+        kind,
+        base_name or loaded.backbone.name,
+        form_of(loaded),
+        output,
+        reference=reference_of(loaded, reporter) if verified else None,
+        verified=verified,
+        card=_card(loaded, base_name),
+        **options,
+    )
+    _say(receipt, reporter)
+    return receipt.as_dict()
+
+
 def _refuse_unused(kind: str | None, max_shard_size: str | None) -> None:
-    if kind in ("peft", "onnx") and max_shard_size is not None:
+    if kind in ("peft", "prefix", "onnx") and max_shard_size is not None:
         raise Refused(
             f"--format {kind} writes one small file of weights.", "Leave --max-shard-size out."
         )
