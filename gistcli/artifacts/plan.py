@@ -142,7 +142,8 @@ class MergePlan:
             if base is not None:
                 measured.append(rounding.measure(key, base, tuned, dtype))
             written = tuned.to(dtype)
-            _require_finite(key, tuned, written, dtype)
+            if written is not tuned or base is not None or key in self.merged.new:
+                _require_finite(key, tuned, written, dtype)
             tick()
             return written
 
@@ -239,7 +240,10 @@ def floats(dtypes: Iterable[torch.dtype]) -> set[torch.dtype]:
 
 
 def _require_finite(key: str, tuned: Tensor, written: Tensor, dtype: torch.dtype) -> None:
-    if written.is_floating_point() and not torch.isfinite(written).all():
+    if not written.is_floating_point() or not written.numel():
+        return
+    low, high = written.aminmax()  # one pass, and NaN where a value is that
+    if not (math.isfinite(float(low)) and math.isfinite(float(high))):
         if torch.isfinite(tuned).all():
             raise Refused(
                 f"{key} holds {float(tuned.abs().max()):.3g}, which {dtype} cannot.",

@@ -7,6 +7,9 @@ each block's weights in place as the block starts, and takes them out as it ends
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -19,6 +22,8 @@ Read = Callable[[str], Tensor]
 """Name of a parameter -> its values."""
 Named = list[tuple[str, nn.Parameter]]
 Result = TypeVar("Result")
+_PAGEOUT = 21
+"""Linux's MADV_PAGEOUT."""
 
 
 def empty(model: nn.Module) -> None:
@@ -140,6 +145,20 @@ def _put(part: Named, read: Read) -> list[Tensor]:
 def _restore(part: Named, before: Sequence[Tensor]) -> None:
     for (_, parameter), values in zip(part, before, strict=True):
         parameter.data = values
+        if is_empty(parameter):
+            _let_go(parameter._gist_stored)  # type: ignore[attr-defined]
+
+
+def _let_go(mapped: Tensor) -> None:
+    """Tell the system (Linux) that these pages of a file can leave the memory."""
+    if not sys.platform.startswith("linux"):
+        return
+    first = -(-mapped.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    size = mapped.data_ptr() + mapped.nbytes - first
+    if size >= mmap.PAGESIZE:
+        size -= size % mmap.PAGESIZE
+        # advice: nothing is lost where it is not followed
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(size), _PAGEOUT)
 
 
 def _units(model: nn.Module) -> list[nn.Module]:
