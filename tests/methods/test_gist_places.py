@@ -22,13 +22,14 @@ from gistcli.methods.vpt import Vpt
 from gistcli.objectives import Classification
 from gistcli.testing.acting import disturb
 from gistcli.testing.kinds import KINDS
+from gistcli.testing.kinds import batch as new_batch
 from gistcli.train.guards import require_fired
 from tests.backbones.kinds import NEW
 
 Batch = dict[str, Tensor]
 ALL = {**KINDS, **{kind.name: kind for kind in NEW}}
 TAKING = {name: kind for name, kind in ALL.items() if kind.backbone().inserted is not None}
-TIMM = [name for name, kind in TAKING.items() if kind.family != "hf_vit"]
+TIMM = [name for name, kind in TAKING.items() if kind.backbone().library == "timm"]
 
 
 def attach(backbone: Backbone, method: Method, **options: Any) -> GistTuner:
@@ -86,9 +87,9 @@ def test_classifiers_of_transformers_read_it_in_the_place_of_the_class_token(
 
 
 @pytest.mark.parametrize("kind", TAKING)
-def test_its_losses_reach_it_on_every_network(kind: str, batch: Batch) -> None:
+def test_its_losses_reach_it_on_every_network(kind: str) -> None:
     tuner = attach(TAKING[kind].backbone(), Linear(), length=2)
-    losses = Classification(tuner)(batch, 6)
+    losses = Classification(tuner)(new_batch(TAKING[kind]), 6)
     assert losses.parts.keys() == {"classification", "gist", "interaction"}
     token = tuner.gist["token"]
     (gradient,) = torch.autograd.grad(losses.total, token)
