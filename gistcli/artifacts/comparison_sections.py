@@ -105,7 +105,7 @@ def source_lines(value: Value) -> list[str]:
 
 
 def _is_rate(metric: str) -> bool:
-    return not metric.endswith("loss")
+    return not metric.endswith(("loss", "perplexity"))
 
 
 # --- figures ----------------------------------------------------------------------------------

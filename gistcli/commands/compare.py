@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from gistcli.commands.options import AsJson, examples
+from gistcli.commands.options import AsJson, Device, examples
 
 EXAMPLES = examples(
     "gist compare",
     "gist compare runs/gift-1 runs/lora-1",
+    "gist compare runs/boolq --baseline --merged boolq-merged",
     "gist compare sweeps/vtab --reference linear -o sweeps/vtab/comparison",
 )
 
@@ -34,8 +35,29 @@ def compare(
         ),
     ] = None,
     metric: Annotated[
-        str, typer.Option(help="SPLIT/NAME of the runs' figures.", metavar="NAME")
-    ] = "test/accuracy",
+        str | None,
+        typer.Option(
+            help="SPLIT/NAME of the runs' figures; without, what they are measured by, on test "
+            "where all have that.",
+            metavar="NAME",
+            show_default=False,
+        ),
+    ] = None,
+    baseline: Annotated[
+        bool,
+        typer.Option(
+            "--baseline",
+            help="Also the untuned language model under the runs, measured where it was not yet.",
+        ),
+    ] = False,
+    merged: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also the folder that was merged from the one run, measured on the run's data.",
+            metavar="DIR",
+            show_default=False,
+        ),
+    ] = None,
     summary: Annotated[
         bool, typer.Option("--summary", help="No tables by task where there are many tasks.")
     ] = False,
@@ -67,11 +89,13 @@ def compare(
             show_default=False,
         ),
     ] = None,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> object:
     """Compare finished runs: means, deviations, paired differences with intervals."""  # fmt: skip
-    if not runs and output is not None:
-        raise typer.BadParameter("-o needs runs to compare.")
+    given = {"-o": output is not None, "--baseline": baseline, "--merged": merged is not None}
+    for option in [name for name, used in given.items() if used and not runs]:
+        raise typer.BadParameter(f"{option} needs runs to compare.")
     from gistcli import console
 
     with console.working("compare") as reporter:
@@ -86,6 +110,7 @@ def compare(
             published=published,
             best_test=best_test,
             paired=paired,
+            beside=run.Beside(baseline, merged, device) if baseline or merged else None,
             output=output,
             reporter=reporter,
         )

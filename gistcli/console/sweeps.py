@@ -25,7 +25,9 @@ def show_sweep(console: Console, value: Mapping[str, Any]) -> None:
         _table(console, f"Chosen by {metric}; test was not looked at for it", columns, rows)
     rows = list(_figures([r for r in value["results"] if r["role"] == "final"]))
     if rows:
-        columns = ["task", "method", "seeds", "accuracy", "deviation", "training"]
+        named = {r.get("figure", "accuracy") for r in value["results"]}
+        figure = named.pop() if len(named) == 1 else "figure"
+        columns = ["task", "method", "seeds", figure, "deviation", "training"]
         _table(console, "Final runs: mean over seeds", columns, rows)
     for failed in value["failed"]:
         console.print(
@@ -79,13 +81,14 @@ def _time(hours: float | None) -> str:
 
 
 def _figures(results: Sequence[Mapping[str, Any]]) -> Iterator[list[object]]:
-    """A row for each recipe, task and method: test accuracy, or val where there is no test."""
+    """A row for each recipe, task and method: its figure on test, or val where there is no test."""
     cells: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for result in results:
         key = (result["recipe"], result["task"] or "", result["method"])
         cells.setdefault(key, []).append(result)
     for (recipe, task, method), runs in cells.items():
-        names = [f"{split}/accuracy" for split in ("test", "val")]
+        name = runs[0].get("figure", "accuracy")
+        names = [f"{split}/{name}" for split in ("test", "val")]
         found = [next((r["metrics"][n] for n in names if n in r["metrics"]), None) for r in runs]
         values = [v for v in found if v is not None]
         seconds = duration(statistics.fmean(r["seconds"] for r in runs))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gistcli.run.available import listing
+    from gistcli.run.beside import Beside
     from gistcli.run.comparing import compare
     from gistcli.run.demonstrating import demo
     from gistcli.run.evaluation import evaluate
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from gistcli.run.sweeping import sweep
 
 __all__ = [
+    "Beside",
     "compare",
     "demo",
     "dry_run",
@@ -42,6 +44,7 @@ __all__ = [
     "visualize_tokens",
 ]
 _MODULES = {
+    "Beside": "beside",
     "compare": "comparing",
     "demo": "demonstrating",
     "dry_run": "planning",

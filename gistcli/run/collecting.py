@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from gistcli.errors import NotFound, Refused
 Seeds = tuple[int, int, int]
 SEED_KEYS = ("seed", "data.shot_seed", "data.split_seed")
 """Keys in which the runs of one row may differ."""
+FIGURE = "accuracy"
+"""What runs are measured by that do not say."""
 _NAMED = 5
 
 
@@ -86,6 +88,19 @@ def task_name(recipe: dict[str, Any]) -> str:
     data = section(recipe, "data")
     named = section(recipe, "task").get("name") or data.get("subset")
     return str(named or Path(str(data.get("path", "data"))).name)
+
+
+def own_figure(results: Sequence[Mapping[str, Any]]) -> str:
+    """`SPLIT/NAME` of what all runs are measured by: on test where all have that, else val.
+
+    Accuracy where they name nothing else that all of them have.
+    """
+    named = {str(result.get("figure", FIGURE)) for result in results}
+    for name in (named.pop() if len(named) == 1 else FIGURE, FIGURE):
+        for split in ("test", "val"):
+            if all(f"{split}/{name}" in result["metrics"] for result in results):
+                return f"{split}/{name}"
+    return f"test/{FIGURE}"
 
 
 def trained_parameters(result: dict[str, Any]) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gistcli.artifacts.comparison import write_comparison
 from gistcli.atomic import require_writable
@@ -12,10 +12,13 @@ from gistcli.errors import NotFound, Refused, UnknownName, did_you_mean
 from gistcli.reporting import SILENT, Reporter
 from gistcli.run.ablating import GIST, ablation, gist_pairs
 from gistcli.run.caveats import about_ablations, about_differences, about_rows
-from gistcli.run.collecting import Entry, collect, listed
+from gistcli.run.collecting import Entry, collect, listed, own_figure
 from gistcli.run.pairing import Predictions, differences
 from gistcli.run.rows import Row, build_rows, columns
 from gistcli.run.tabulating import best_on_test, published_rows, row_figures
+
+if TYPE_CHECKING:
+    from gistcli.run.beside import Beside
 
 PAIRED = "accuracy"
 """The metric that has paired differences: the mean of a 0 or 1 that the predictions hold."""
@@ -24,23 +27,25 @@ PAIRED = "accuracy"
 def compare(
     paths: Sequence[Path],
     *,
-    metric: str = "test/accuracy",
+    metric: str | None = None,
     reference: str | None = None,
     published: bool = True,
     best_test: bool = False,
     paired: bool = True,
+    beside: Beside | None = None,
     output: Path | None = None,
     reporter: Reporter = SILENT,
 ) -> dict[str, Any]:
-    """One table of finished runs; nothing is trained and nothing measured again.
+    """One table of finished runs; nothing is trained, and no run measured again.
 
     Args:
         paths: run directories, folders that hold some, sweeps.
-        metric: `SPLIT/NAME` of result.json.
+        metric: `SPLIT/NAME` of result.json; None for the runs' own figure, on test if all have it.
         reference: name of the row that the others are compared with; None for the first.
         published: show the figures that the runs' recipes stand for.
         best_test: show the best accuracy on test of all evaluations, too.
         paired: differences to the reference, which need the same examples in all runs.
+        beside: the untuned network and a merged folder, measured where that was not done yet.
         output: folder for the tables and plots; None writes nothing.
         reporter: gets all talk.
 
@@ -54,12 +59,17 @@ def compare(
     if output is not None:
         require_writable(output, folder=True)
     collected = collect(paths)
+    metric = metric or own_figure([entry.result for entry in collected.entries])
     _require_figures(collected.entries, paths, metric, best_test)
-    notes = list(collected.notes)
-    rows = build_rows(collected.entries, notes)
+    split, _, name = metric.partition("/")
+    notes, entries = list(collected.notes), collected.entries
+    if beside is not None:
+        from gistcli.run.beside import measured_beside  # loads the libraries of models
+
+        entries = measured_beside(entries, beside, split, reporter)
+    rows = build_rows(entries, notes)
     tasks, groups = columns(rows, notes)
     against = _reference(rows, reference)
-    split, _, name = metric.partition("/")
     found, ablations = [], {}
     if paired and len(rows) > 1 and name == PAIRED:
         predictions = Predictions(rows, tasks, split, reporter)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gistcli.errors import DataError, Refused, WeightsError
+from gistcli.evaluate.language.records import read_json_lines
 from gistcli.evaluate.paired import Outcomes, Resampled, averaged, paired
 from gistcli.reporting import Reporter
 from gistcli.run.collecting import Entry, listed
@@ -27,7 +28,10 @@ _AGREE = 1e-6
 
 @dataclass(frozen=True)
 class _Read:
-    """predictions/SPLIT.csv: names and labels of N examples, and (N,) whether they were right."""
+    """Names and labels of N examples, and (N,) whether they were right.
+
+    From predictions/SPLIT.csv, or SPLIT.jsonl of a language model.
+    """
 
     names: list[str]
     labels: list[str]
@@ -149,8 +153,12 @@ def read_outcomes(entry: Entry, split: str) -> _Read:
         DataError: the file is missing or damaged, or names an example twice.
         WeightsError: it belongs to another result.
     """
-    path = entry.run.predictions_path(split)
-    names, labels, correct = _read_columns(path)
+    path = entry.run.answers_path(split)
+    if path.is_file():
+        names, labels, correct = _read_answers(path)
+    else:
+        path = entry.run.predictions_path(split)
+        names, labels, correct = _read_columns(path)
     if len(set(names)) != len(names):
         raise DataError(f"{path} names an example twice.", "Copy the file again.")
     correct_N = np.array(correct, dtype=np.uint8)
@@ -183,6 +191,18 @@ def _read_columns(path: Path) -> tuple[list[str], list[str], list[int]]:
             f"{path} cannot be read: {error}.", f"Copy the run again. {WITHOUT}"
         ) from error
     return names, labels, correct
+
+
+def _read_answers(path: Path) -> tuple[list[str], list[str], list[int]]:
+    """Names, right answers and outcomes of what a language model answered."""
+    rows = read_json_lines(path)
+    try:
+        correct = [int(row["right"]) for row in rows]
+        return [row["name"] for row in rows], [row["gold"] for row in rows], correct
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path} holds no answers that are right or wrong.", f"Copy the run again. {WITHOUT}"
+        ) from error
 
 
 def _aligned(read: _Read, first: _Read, entry: Entry) -> np.ndarray:

@@ -8,10 +8,15 @@ from typing import Any
 from gistcli.artifacts.ledger import PLAN, Ledger
 from gistcli.artifacts.rundir import RunDirectory
 from gistcli.errors import GistError, NotFound
-from gistcli.run.collecting import listed, runs_below, section, task_name, trained_parameters
+from gistcli.run.collecting import (
+    listed,
+    own_figure,
+    runs_below,
+    section,
+    task_name,
+    trained_parameters,
+)
 
-FIGURES = ("test/accuracy", "val/accuracy")
-"""The figure of a run: the first of these that it has."""
 Row = dict[str, Any]
 
 
@@ -59,7 +64,8 @@ def _run(place: Path) -> Row:
         step = run.last_step()
         return {**row, "state": f"unfinished, step {step}" if step else "unfinished"}
     result = run.read_result()
-    metric = next((m for m in FIGURES if m in result["metrics"]), None)
+    own = own_figure([result])
+    metric = own if own in result["metrics"] else None
     return {
         "state": "complete",
         **row,

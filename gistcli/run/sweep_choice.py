@@ -10,6 +10,7 @@ from typing import Any
 from gistcli.artifacts.ledger import Ledger, PlannedRun
 from gistcli.errors import Refused, did_you_mean
 from gistcli.recipe.points import Point, canonical
+from gistcli.run.collecting import FIGURE
 from gistcli.run.sweep_plan import Cell, SweepPlan
 from gistcli.train.plan import LOWER_IS_BETTER
 
@@ -63,8 +64,8 @@ def open_candidates(plan: SweepPlan, ledger: Ledger, cell: Cell) -> list[Planned
 def choose(plan: SweepPlan, ledger: Ledger, cell: Cell) -> Choice | None:
     """The best configuration of a cell; None while candidates are missing.
 
-    The best mean of `eval.metric` (accuracy, where it is null) on validation; of equal ones that
-    with the lower validation loss, then the one that stands first in the grid.
+    The best mean of `eval.metric` (where it is null, of the runs' own figure) on validation; of
+    equal ones that with the lower validation loss, then the one that stands first in the grid.
 
     Raises:
         WeightsError: a result that cannot be read.
@@ -75,14 +76,16 @@ def choose(plan: SweepPlan, ledger: Ledger, cell: Cell) -> Choice | None:
     for run in runs:
         groups.setdefault(canonical(run.point), []).append(run)
     figures: dict[str, Mapping[str, float] | None] = {}
+    metric = cell.recipe.eval.metric or FIGURE
     for run in runs:
         if ledger.done(run):
-            figures[run.id] = ledger.directory(run).read_result()["metrics"]
+            result = ledger.directory(run).read_result()
+            figures[run.id] = result["metrics"]
+            metric = cell.recipe.eval.metric or result.get("figure", metric)
         elif ledger.failure(run) is not None:
             figures[run.id] = None
         else:
             return None
-    metric = cell.recipe.eval.metric or "accuracy"
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
     whole = [
         (group[0].point, [f for r in group if (f := figures[r.id]) is not None])

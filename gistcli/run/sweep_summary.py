@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gistcli.artifacts.ledger import Ledger, PlannedRun
+from gistcli.run.collecting import FIGURE
 from gistcli.run.sweep_choice import Choice
 from gistcli.run.sweep_plan import SweepPlan
 
@@ -54,6 +55,7 @@ def _results(
             "role": run.role,
             "point": run.point,
             "fold": run.fold,
+            "figure": result.get("figure", FIGURE),
             "metrics": result["metrics"],
             "seconds": result["seconds"],
         }

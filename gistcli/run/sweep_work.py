@@ -149,7 +149,7 @@ class Work:
             self.ledger.record_failure(run, error)
             self.reporter.warn(f"{run.id} failed: {error.message}")
         else:
-            metric = self.plan.cell_of[run.id].recipe.eval.metric or "accuracy"
+            metric = self.plan.cell_of[run.id].recipe.eval.metric or result["figure"]
             self.reporter.say(outcome(run, result, metric))
             self.ledger.reduce(run)
 
