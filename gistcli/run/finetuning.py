@@ -16,6 +16,7 @@ from gistcli.errors import Diverged, Interrupted
 from gistcli.recipe import Recipe
 from gistcli.reporting import SILENT, Reporter
 from gistcli.run.kinds import kind_of
+from gistcli.run.memory import explained
 from gistcli.run.methods import method_info
 from gistcli.run.placing import Place, settle
 from gistcli.run.preparing import Job, prepare
@@ -66,7 +67,8 @@ def finetune(
     job = prepare(recipe, place, reporter, shelf)
     try:
         _begin(job)
-        return _conclude(job, _train(job, reporter), reporter)
+        with explained(job.estimator):
+            return _conclude(job, _train(job, reporter), reporter)
     finally:
         job.assembly.tuner.detach()  # the backbone may be the next run's, too
 
@@ -157,6 +159,8 @@ def _conclude(job: Job, fitted: FitResult, reporter: Reporter) -> dict[str, Any]
         "seconds": round(fitted.seconds, 3),
         "samples_per_second": round(fitted.samples_per_second, 3),
         "peak_memory_bytes": fitted.peak_memory_bytes,
+        "estimated_memory": job.estimate.as_dict(),
+        "micro_batch_size": job.setting.plan.micro_batch_size or job.setting.plan.batch_size,
         "steps": fitted.steps,
         "weights": fitted.weights,
         "best": fitted.best,

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import torch
 
 from gistcli.recipe import Recipe
 from gistcli.reporting import Reporter
 from gistcli.run.assembling import Assembly, assemble, say_parameters
 from gistcli.run.kinds import open_workload
+from gistcli.run.memory import (
+    Estimate,
+    Estimator,
+    by_trial,
+    largest_that_fits,
+    reserved_beside,
+    say_estimate,
+)
 from gistcli.run.placing import Place
 from gistcli.run.settings import say_defaults, training_plan
 from gistcli.run.shelf import Shelf
 from gistcli.run.workload import Setting, Split, Workload
-from gistcli.train.checkpoint import newest_checkpoint
+from gistcli.train.checkpoint import newest_checkpoint, read_checkpoint
 from gistcli.train.engine import require_trackers
+from gistcli.train.plan import Plan
 from gistcli.train.precision import choose_device, choose_precision
 
 
@@ -28,6 +39,8 @@ class Job:
     workload: Workload
     assembly: Assembly
     setting: Setting
+    estimator: Estimator
+    estimate: Estimate
 
     @property
     def splits(self) -> Mapping[str, Split]:
@@ -55,23 +68,54 @@ def prepare(recipe: Recipe, place: Place, reporter: Reporter, shelf: Shelf | Non
     use_pinned = place.resume and pinned.is_file()
     workload = open_workload(recipe, shelf, pinned if use_pinned else None)
     workload.say(reporter)
+    outputs = workload.classes or 1  # one value, of a regression
+    plan = training_plan(recipe, workload.metric)
+    plan.require_evaluation("val" in workload.names)
+    held = shelf.holds(recipe.model, workload.task)
+    setting = _setting(recipe, plan, device, precision)
+    estimator = Estimator(recipe, workload, setting, task=workload.task, classes=outputs, held=held)
+    say_parameters(estimator.planned, reporter)
+    say_defaults(recipe, reporter)
+    estimator.require_weights_fit()
+    workload.load(estimator.planned.tuner, setting, shelf, reporter)
+    size = _micro_batch(recipe, place, estimator)
+    estimate = estimator.estimate(size)
+    say_estimate(estimate, reporter)
     backbone = shelf.backbone(recipe.model, workload.task)
     workload.fit_to(backbone)
-    outputs = workload.classes or 1  # one value, of a regression
     assembly = assemble(recipe, outputs, fresh=not _goes_on(place), backbone=backbone)
     with ExitStack() as undo:
         undo.callback(assembly.tuner.detach)  # the backbone may be another run's, too
-        say_parameters(assembly, reporter)
-        say_defaults(recipe, reporter)
-        plan = training_plan(recipe, workload.metric)
-        plan.require_evaluation("val" in workload.names)
-        at_once = recipe.eval.batch_size or plan.micro_batch_size or plan.batch_size
-        job = Job(recipe, place, workload, assembly, Setting(plan, device, precision, at_once))
-        workload.load(assembly.tuner, job.setting, shelf, reporter)
+        setting = _setting(recipe, replace(plan, micro_batch_size=size), device, precision)
+        setting = replace(setting, reserved=reserved_beside(estimate))
+        if recipe.train.micro_batch_size == "auto" and not _goes_on(place):
+            size = by_trial(workload, assembly.tuner, setting, recipe.optim.name)
+            setting = _setting(recipe, replace(plan, micro_batch_size=size), device, precision)
+            reporter.say(f"train.micro_batch_size: {size or plan.batch_size} (auto)")
+        estimator.setting = setting
+        job = Job(recipe, place, workload, assembly, setting, estimator, estimate)
         _say_plan(job, reporter)
         workload.compute_once(assembly.tuner, job.setting, reporter)
         undo.pop_all()
     return job
+
+
+def _micro_batch(recipe: Recipe, place: Place, estimator: Estimator) -> int | None:
+    """That of the recipe; `auto` is that of the checkpoint to go on from, else what fits."""
+    asked = recipe.train.micro_batch_size
+    if asked != "auto":
+        return asked
+    path = newest_checkpoint(place.run.checkpoints, lambda _: None) if place.resume else None
+    if path is not None:
+        found: int | None = read_checkpoint(path).identity.get("micro_batch_size")
+        return found
+    size = largest_that_fits(estimator)
+    return None if size == recipe.train.batch_size else size
+
+
+def _setting(recipe: Recipe, plan: Plan, device: torch.device, precision: str) -> Setting:
+    at_once = recipe.eval.batch_size or plan.micro_batch_size or plan.batch_size
+    return Setting(plan, device, precision, at_once)
 
 
 def _goes_on(place: Place) -> bool:
@@ -84,10 +128,9 @@ def _goes_on(place: Place) -> bool:
 def _say_plan(job: Job, reporter: Reporter) -> None:
     setting = job.setting
     per_epoch = job.splits["train"].batches_per_epoch(setting.plan.batch_size)
-    weights = sum(p.numel() * p.element_size() for p in job.assembly.backbone.model.parameters())
-    memory = ", ".join(filter(None, (f"weights {weights / 1e6:,.0f} MB", job.workload.memory)))
+    held = job.workload.memory
     reporter.say(
         f"{setting.plan.total_steps(per_epoch)} steps ({per_epoch} an epoch) of "
-        f"{setting.plan.batch_size} examples on {setting.device}, {setting.precision}; "
-        f"memory: {memory}"
+        f"{setting.plan.batch_size} examples on {setting.device}, {setting.precision}"
+        + (f"; {held}" if held else "")
     )

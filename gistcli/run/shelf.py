@@ -45,6 +45,10 @@ class Shelf:
             del self._backbones[key]  # hooks that come after the compiler are ignored
         return _recall(self._backbones, key, lambda: open_model(model, task=task), 1)
 
+    def holds(self, model: ModelSection, task: str) -> bool:
+        """Whether the backbone lies here, so that its weights take no further memory."""
+        return (model.model_dump_json(), task) in self._backbones
+
     def catalog(self, data: DataSection, pinned: Path | None) -> Catalog:
         """What is where, from the working directory; read anew where splits are pinned.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections import deque
@@ -14,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from gistcli.errors import Diverged, Interrupted, Refused, UnknownName, did_you_mean
+from gistcli.errors import Diverged, Interrupted, OutOfMemory, UnknownName, did_you_mean
 from gistcli.objectives.base import Batch, Objective
 from gistcli.reporting import Reporter
 from gistcli.train.checkpoint import (
@@ -27,6 +28,7 @@ from gistcli.train.checkpoint import (
 )
 from gistcli.train.identity import identify, require_same
 from gistcli.train.interrupt import Halt, Stopper
+from gistcli.train.memory import is_out_of_memory
 from gistcli.train.optim import load_optimiser_state, optimiser_state
 from gistcli.train.plan import Plan
 from gistcli.train.recorder import Recorder
@@ -132,12 +134,10 @@ class Session:
         begin = time.perf_counter()
         try:
             outcome = self.stepper.take(batch, self.progress.step)
-        except torch.OutOfMemoryError as error:
-            size = self.plan.micro_batch_size or self.plan.batch_size
-            raise Refused(
-                f"{size} examples at a time do not fit into the memory of the device.",
-                f"Set train.micro_batch_size to {max(size // 2, 1)}: the result stays the same.",
-            ) from error
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise self._out_of_memory(f"in step {self.progress.step + 1}") from error
         if not outcome.finite:
             raise self._diverged(outcome)
         spent = time.perf_counter() - begin
@@ -178,6 +178,12 @@ class Session:
                 figures = {k: float(v) for k, v in self.evaluate().items()}
         except Halt:
             return  # the step stays unevaluated: a resumed run begins with it
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise self._out_of_memory(
+                f"in the evaluation after step {self.progress.step}"
+            ) from error
         progress, metric = self.progress, self.plan.metric
         # `test/accuracy` of `eval.best_test`: recorded, never looked at
         others = {name: figures.pop(name) for name in list(figures) if "/" in name}
@@ -245,6 +251,19 @@ class Session:
             f"Stopped by {reason} after step {self.progress.step} of {self.total}; "
             f"{self._saved_where()}.",
             "Run the same command again to go on from there." if self._saved is not None else "",
+        )
+
+    def _out_of_memory(self, where: str) -> OutOfMemory:
+        """No update was made, so that the state can be gone on from with smaller micro-batches."""
+        self.stepper.optimiser.zero_grad(set_to_none=True)
+        with contextlib.suppress(MemoryError, RuntimeError):  # there may be none for this, either
+            if self.progress.step > 0:
+                self._save()
+        size = self.plan.micro_batch_size or self.plan.batch_size
+        return OutOfMemory(
+            f"The memory of {self.accelerator.device} did not suffice {where} of {self.total}, "
+            f"with {size} examples at a time; {self._saved_where()}.",
+            f"Set train.micro_batch_size to {max(size // 2, 1)}: the result stays the same.",
         )
 
     def _diverged(self, outcome: Outcome) -> Diverged:
