@@ -14,6 +14,7 @@ EXAMPLES = examples(
     "gist predict runs/flowers holiday/ -o holiday.csv",
     "gist predict flowers-merged *.jpg -o classes.csv --top-k 5",
     "gist predict runs/chats questions.jsonl -o answers.jsonl --max-new-tokens 64",
+    "gist predict runs/chats alpaca_eval.json --alpaca-eval -o outputs.json --generator gift",
 )
 
 
@@ -44,16 +45,37 @@ def predict(
             help="A text to go on from; may be repeated.", metavar="TEXT", show_default=False
         ),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Of each answer, at most.", min=1)] = 256,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(help="Of each answer, at most; without, 256.", min=1, show_default=False),
+    ] = None,
     temperature: Annotated[
         float, typer.Option(help="0: the likeliest token each time; above: drawn.", min=0)
     ] = 0.0,
     seed: Annotated[int, typer.Option(help="Of the draws.", min=0)] = 0,
+    alpaca_eval: Annotated[
+        bool,
+        typer.Option(
+            "--alpaca-eval",
+            help="Answer AlpacaEval's instructions as published (2,048 tokens, no 5 twice, "
+            "penalty 1.1); -o becomes the list that `alpaca_eval` judges.",
+        ),
+    ] = False,
+    generator: Annotated[
+        str | None,
+        typer.Option(
+            help="What the model is called in AlpacaEval's list; without, the folder's name.",
+            metavar="NAME",
+            show_default=False,
+        ),
+    ] = None,
     model: Backbone = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> object:
     """Name the classes of images or texts without labels, or answer prompts."""  # fmt: skip
+    if generator is not None and not alpaca_eval:
+        raise typer.BadParameter("--generator is for --alpaca-eval.")
     from gistcli import console
 
     with console.working("predict") as reporter:
@@ -68,6 +90,8 @@ def predict(
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             seed=seed,
+            alpaca_eval=alpaca_eval,
+            generator=generator,
             model=model,
             device=device,
             reporter=reporter,

@@ -30,9 +30,11 @@ def predict(
     output: Path | None = None,
     top_k: int = 5,
     prompts: Sequence[str] = (),
-    max_new_tokens: int = 256,
+    max_new_tokens: int | None = None,
     temperature: float = 0.0,
     seed: int = 0,
+    alpaca_eval: bool = False,
+    generator: str | None = None,
     model: str | None = None,
     device: str = "auto",
     reporter: Reporter = SILENT,
@@ -45,9 +47,11 @@ def predict(
         output: a CSV file, for text one of JSON lines; None writes none.
         top_k: classes per image or text.
         prompts: texts that a language model goes on from.
-        max_new_tokens: of each answer, at most.
+        max_new_tokens: of each answer, at most; None for 256.
         temperature: of sampling; 0 takes the likeliest token each time.
         seed: of sampling.
+        alpaca_eval: answer AlpacaEval's instructions, decoded as published; the output is its list.
+        generator: what the model is called there; None for the name of the target's folder.
         model: where the backbone lies now.
         device: where to compute.
         reporter: gets all talk.
@@ -65,15 +69,17 @@ def predict(
         raise Refused("There is nothing to predict on.", "Give files, or --prompt TEXT.")
     loaded = open_target(target, model=model, device=device)
     if loaded.backbone.modality == "text":
-        asked = Asked(inputs, prompts, top_k, max_new_tokens, temperature, seed)
+        named = (generator or target.resolve().name) if alpaca_eval else None
+        asked = Asked(inputs, prompts, top_k, max_new_tokens, temperature, seed, named)
         found = predict_text(loaded, asked, output, reporter)
         return {
             "output": str(output) if output is not None else None,
             **found,
             "seconds": round(time.perf_counter() - start, 3),
         }
-    if prompts:
-        raise Refused(f"{target} reads pictures, and answers no --prompt.", "Give image files.")
+    if prompts or alpaca_eval:
+        asked_for = "--prompt" if prompts else "--alpaca-eval"
+        raise Refused(f"{target} reads pictures, and answers no {asked_for}.", "Give image files.")
     files = expand_inputs(inputs)
     probabilities = _probabilities(loaded, files, reporter)
     names = [str(f) for f in files]

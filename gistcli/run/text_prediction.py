@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from gistcli.backbones.text import TextBackbone
+from gistcli.data.base import some
 from gistcli.data.text import (
     Encoder,
     Example,
@@ -23,13 +24,22 @@ from gistcli.data.text import (
     open_tokenizer,
     read_unanswered,
 )
-from gistcli.errors import Refused
+from gistcli.data.text.records import Row, find_rows
+from gistcli.errors import DataError, Refused
 from gistcli.evaluate import classify
 from gistcli.evaluate.language.generation import Decoding, generate
-from gistcli.evaluate.language.records import write_json_lines
+from gistcli.evaluate.language.records import write_alpaca_eval, write_json_lines
 from gistcli.reporting import Reporter
 from gistcli.run.loading import Loaded
 from gistcli.run.texts import text_options
+
+WRITES = ("causal_lm", "seq2seq")
+"""Tasks of networks that write text."""
+MOST = 256
+"""Tokens of an answer where nobody says."""
+LONGEST = 2048
+"""Tokens of prompt and answer together of AlpacaEval, as GIFT's tables were made."""
+ALPACA_EVAL = Decoding(max_length=LONGEST, no_repeat_ngram=5, repetition_penalty=1.1)
 
 
 @dataclass(frozen=True)
@@ -40,17 +50,30 @@ class Asked:
         files: with prompts, chats or texts.
         prompts: from the command line.
         top_k: classes of a text.
-        max_new_tokens: of each answer, at most.
+        max_new_tokens: of each answer, at most; None for MOST, for AlpacaEval as published.
         temperature: 0 takes the likeliest token each time.
         seed: of the draws above 0.
+        generator: answers to AlpacaEval's instructions, under this name; None for other answers.
     """
 
     files: Sequence[Path] = ()
     prompts: Sequence[str] = ()
     top_k: int = 5
-    max_new_tokens: int = 256
+    max_new_tokens: int | None = None
     temperature: float = 0.0
     seed: int = 0
+    generator: str | None = None
+
+    def decoding(self) -> Decoding:
+        """How tokens are chosen."""
+        if self.generator is not None:
+            return replace(ALPACA_EVAL, max_new_tokens=self.max_new_tokens or LONGEST)
+        return Decoding(
+            max_new_tokens=self.max_new_tokens or MOST,
+            sample=self.temperature > 0,
+            temperature=self.temperature or 1.0,
+            seed=self.seed,
+        )
 
 
 def predict_text(
@@ -73,15 +96,73 @@ def predict_text(
             f"--output {output} becomes a file of JSON lines, one for each text.",
             "Choose a name such as predictions.jsonl.",
         )
+    instructions: Sequence[Row] = ()
+    if asked.generator is not None:
+        _require_alpaca_eval(loaded, asked, output)
+        instructions = _instructions(asked.files)
     recipe = loaded.recipe
     options = text_options(recipe.data) if recipe is not None else TextOptions()
     tokenizer = open_tokenizer(loaded.backbone.origin.config["folder"])
-    rows = (_answers if loaded.task in ("causal_lm", "seq2seq") else _outputs)(
+    rows = (_answers if loaded.task in WRITES else _outputs)(
         loaded, asked, options, tokenizer, reporter
     )
-    if output is not None:
+    if output is not None and asked.generator is not None:
+        _write_alpaca_eval(output, asked.generator, instructions, rows)
+    elif output is not None:
         write_json_lines(output, rows)
     return {"examples": len(rows), "predictions": rows}
+
+
+def _require_alpaca_eval(loaded: Loaded, asked: Asked, output: Path | None) -> None:
+    """Whether answers can be given to AlpacaEval's instructions.
+
+    Raises:
+        Refused: something else than files of instructions, or decoding that is not the published.
+    """
+    wrong = [
+        text
+        for bad, text in (
+            (loaded.task not in WRITES, f"{loaded.name} writes no answers"),
+            (bool(asked.prompts), "--prompt is no instruction of the benchmark"),
+            (asked.temperature > 0, "--temperature: the published decoding draws nothing"),
+            (output is None or output.suffix.lower() != ".json", "there is no -o FILE.json"),
+        )
+        if bad
+    ]
+    if wrong:
+        raise Refused(
+            f"--alpaca-eval: {'; '.join(wrong)}.",
+            "As in `gist predict RUN alpaca_eval.json --alpaca-eval -o outputs.json`.",
+        )
+
+
+def _instructions(files: Sequence[Path]) -> list[Row]:
+    """The rows of AlpacaEval's files.
+
+    Raises:
+        DataError: rows without an instruction.
+    """
+    found = [row for path in files for rows in find_rows(path)[0].values() for row in rows]
+    bare = [row.origin for row in found if not isinstance(row.values.get("instruction"), str)]
+    if bare:
+        raise DataError(
+            f"{some(bare, 'row', shown=5)} without an `instruction`, which AlpacaEval asks.",
+            "Give its file: a list of {instruction, dataset}.",
+        )
+    return found
+
+
+def _write_alpaca_eval(
+    output: Path, generator: str, asked: Sequence[Row], rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Outputs beside the instructions as the files have them."""
+    write_alpaca_eval(
+        output,
+        [str(row.values["instruction"]) for row in asked],
+        [str(row["text"]) for row in rows],
+        datasets=[str(row.values.get("dataset") or "unknown") for row in asked],
+        generator=generator,
+    )
 
 
 def _answers(
@@ -103,12 +184,7 @@ def _answers(
         loaded.tuner,
         tokenizer,
         prompts,
-        Decoding(
-            max_new_tokens=asked.max_new_tokens,
-            sample=asked.temperature > 0,
-            temperature=asked.temperature or 1.0,
-            seed=asked.seed,
-        ),
+        asked.decoding(),
         loaded.batch_size,
         precision=loaded.precision(),
         reporter=reporter,

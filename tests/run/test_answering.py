@@ -217,3 +217,54 @@ def test_the_untuned_network_is_measured_by_the_same_protocol(
     assert base["answers"] == result["answers"]["test"]
     tuned = call(f"gist eval {folder} --device cpu")
     assert tuned["metrics"]["test/loss"] == pytest.approx(result["metrics"]["test/loss"], rel=1e-5)
+
+
+def test_base_tuned_and_merged_stand_in_one_table_with_paired_differences(
+    ranked: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, result = ranked
+    run.merge(folder, tmp_path / "merged")
+    line = f"gist compare {folder} --baseline --merged {tmp_path / 'merged'} --device cpu"
+    value = call(line)
+    assert value["metric"] == "test/accuracy"
+    means = {row["name"]: row["tasks"]["echo.jsonl"]["mean"] for row in value["rows"]}
+    assert list(means) == ["untuned", "full", "merged"]
+    assert means["full"] == result["metrics"]["test/accuracy"]
+    kept = {name: rows_of(folder / "evaluations" / name) for name in ("untuned", "merged")}
+    kept["full"] = rows_of(folder)
+    rates = {name: sum(row["right"] for row in rows) / len(rows) for name, rows in kept.items()}
+    assert means == pytest.approx(rates)
+    gains = {one["row"]: one["tasks"]["echo.jsonl"] for one in value["differences"]}
+    for name, gain in gains.items():
+        assert gain["mean"] == pytest.approx(rates[name] - rates["untuned"])
+        assert gain["interval"][0] <= gain["mean"] <= gain["interval"][1]
+    assert value["reference"] == "untuned"
+    parameters = {row["name"]: row["parameters"]["mean"] for row in value["rows"]}
+    assert parameters["untuned"] == 0
+    written = (folder / "evaluations" / "untuned" / "result.json").stat().st_mtime_ns
+    assert call(line)["rows"] == value["rows"]  # read, not measured again
+    assert (folder / "evaluations" / "untuned" / "result.json").stat().st_mtime_ns == written
+    lower = call(f"{line} --metric test/loss")
+    assert lower["differences"] == []
+    refused = call(f"gist compare {folder} --merged {folder}", code=2)["error"]
+    assert "is a run" in refused["message"]
+    assert "needs runs" in call("gist compare --baseline", code=2)["error"]["message"]
+
+
+def test_alpaca_eval_gets_the_instructions_as_they_are_and_what_was_written_to_them(
+    ranked: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, _ = ranked
+    asked = [{"instruction": f"w{i} w{i + 1}", "dataset": "koala"} for i in range(3)]
+    (tmp_path / "asked.json").write_text(json.dumps(asked))
+    line = f"gist predict {folder} {tmp_path / 'asked.json'} --device cpu --max-new-tokens 4"
+    output = tmp_path / "outputs.json"
+    found = call(f"{line} --alpaca-eval --generator ours -o {output}")
+    assert json.loads(output.read_text()) == [
+        {**row, "output": answered["text"], "generator": "ours"}
+        for row, answered in zip(asked, found["predictions"], strict=True)
+    ]
+    refused = call(f"{line} --alpaca-eval --temperature 1", code=2)["error"]
+    assert "there is no -o FILE.json" in refused["message"]
+    assert "draws nothing" in refused["message"]
+    assert call(f"{line} --generator ours", code=2)["error"]

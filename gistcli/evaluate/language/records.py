@@ -46,7 +46,12 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def write_alpaca_eval(
-    path: Path, instructions: Sequence[str], outputs: Sequence[str], *, dataset: str, generator: str
+    path: Path,
+    instructions: Sequence[str],
+    outputs: Sequence[str],
+    *,
+    datasets: Sequence[str],
+    generator: str,
 ) -> None:
     """The JSON list of {instruction, output, dataset, generator} that `alpaca_eval` judges.
 
@@ -54,15 +59,14 @@ def write_alpaca_eval(
         path: of the file.
         instructions: as the benchmark has them, without a template around.
         outputs: what the model wrote, in the same order.
-        dataset: the benchmark's name for where the instructions come from.
+        datasets: the benchmark's names for where each instruction comes from.
         generator: what the model is to be called in the table.
 
     Raises:
         StorageError: the disk is full or may not be written.
     """
-    pairs = zip(instructions, outputs, strict=True)
     rows = [
-        {"instruction": i, "output": o, "dataset": dataset, "generator": generator}
-        for i, o in pairs
+        {"instruction": instruction, "output": output, "dataset": dataset, "generator": generator}
+        for instruction, output, dataset in zip(instructions, outputs, datasets, strict=True)
     ]
     atomic.write_json(path, rows)

@@ -44,10 +44,12 @@ def test_a_figure_that_is_no_number_is_not_written(tmp_path: Path) -> None:
 
 def test_alpaca_eval_gets_its_four_keys(tmp_path: Path) -> None:
     path = tmp_path / "outputs.json"
-    write_alpaca_eval(path, ["Say hi", "Why?"], ["hi", ODD], dataset="helpful", generator="gift")
+    write_alpaca_eval(
+        path, ["Say hi", "Why?"], ["hi", ODD], datasets=["helpful", "koala"], generator="gift"
+    )
     assert json.loads(path.read_text("utf-8")) == [
         {"instruction": "Say hi", "output": "hi", "dataset": "helpful", "generator": "gift"},
-        {"instruction": "Why?", "output": ODD, "dataset": "helpful", "generator": "gift"},
+        {"instruction": "Why?", "output": ODD, "dataset": "koala", "generator": "gift"},
     ]
     with pytest.raises(ValueError, match="argument 2"):
-        write_alpaca_eval(path, ["a"], [], dataset="helpful", generator="gift")
+        write_alpaca_eval(path, ["a"], [], datasets=["helpful"], generator="gift")
