@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from gistcli.backbones.base import Layers, Origin, Ran
 from gistcli.backbones.layout import Features, TokenLayout
 from gistcli.backbones.sites import Site
+from gistcli.backbones.source_tokens import Seq2SeqTokens
 from gistcli.backbones.supervision import Supervised, supervised_targets
 from gistcli.backbones.text import TextBackbone, find_blocks
 from gistcli.backbones.text_classes import family_of_class
@@ -79,6 +80,10 @@ class Seq2Seq(TextBackbone):
         crossing = [CROSS + target for target in targets if CROSS + target in roles]
         return super().sites([*targets, *crossing], layers)
 
+    def place_for_tokens(self) -> Seq2SeqTokens:
+        """Prompts in front of the source, a gist token behind the target."""
+        return Seq2SeqTokens(self.hf.encoder, self.hf.decoder, self.blocks)
+
     def supervised(self, batch: Mapping[str, Tensor]) -> Supervised:
         """The positions of the target that predict a label, and the labels: nothing is shifted."""
         return supervised_targets(batch)
@@ -112,6 +117,14 @@ class Seq2Seq(TextBackbone):
         """Nothing to make anew: what classifies are the label words."""
         if self.label_token_ids:
             self.hf.num_labels = self.config.num_labels = classes
+
+    def unused_names(self) -> list[str]:
+        """What chooses among the decoder's tokens, of which a classifier reads one."""
+        if self.task != "classification":
+            return []
+        choosing = (".SelfAttention.q.weight", ".SelfAttention.k.weight", "_attention_bias.weight")
+        names = (name for name, _ in self.model.named_parameters())
+        return [n for n in names if n.startswith("decoder.") and n.endswith(choosing)]
 
     # --- running ----------------------------------------------------------------------------
 

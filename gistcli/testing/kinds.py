@@ -40,8 +40,19 @@ TEXT = {
     "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
     "embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0,
 }  # fmt: skip
-FEW = ("GPT-2", "BERT")
-"""Kinds that differ little from another one."""
+DEBERTA = {
+    "relative_attention": True, "pos_att_type": "p2c|c2p", "position_buckets": 4,
+    "share_att_key": True, "position_biased_input": False, "norm_rel_ebd": "layer_norm",
+}  # fmt: skip
+T5 = {
+    "vocab_size": VOCABULARY, "d_model": 16, "d_kv": 4, "d_ff": 32, "num_layers": 2, "num_heads": 4,
+    "relative_attention_num_buckets": 8, "relative_attention_max_distance": 16, "dropout_rate": 0.0,
+    "feed_forward_proj": "gated-gelu", "pad_token_id": 0, "eos_token_id": 2,
+    "decoder_start_token_id": 0, "label_token_ids": (3, 5, 7, 11, 13),
+}  # fmt: skip
+"""Gated as v1.1, with a scaled output in front of tied embeddings as v1.0."""
+FEW = ("GPT-2", "BERT", "DeBERTa", "T5")
+"""Kinds that differ little from another one, or only in where blocks stand."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +124,7 @@ def _transformers(architecture: str, args: dict[str, Any]) -> nn.Module:
 
 
 def _kind(name: str, family: str, architecture: str, **args: Any) -> Kind:
-    build = _transformers if family in ("hf_vit", "causal", "encoder") else _timm
+    build = _transformers if family in ("hf_vit", "causal", "encoder", "seq2seq") else _timm
     return Kind(name, family, architecture, tuple(args.items()), build, name in FEW)
 
 
@@ -144,6 +155,8 @@ KINDS = {
         _kind("RoBERTa", "encoder", "RobertaForSequenceClassification", **TEXT),
         _kind("GPT-2", "causal", "GPT2ForSequenceClassification", **TEXT),
         _kind("BERT", "encoder", "BertForSequenceClassification", **TEXT),
+        _kind("DeBERTa", "encoder", "DebertaV2ForSequenceClassification", **TEXT, **DEBERTA),
+        _kind("T5", "seq2seq", "T5ForConditionalGeneration", **T5),
     )
 }
 

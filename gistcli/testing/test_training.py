@@ -61,8 +61,8 @@ def _asks_for_gradients(tuner: Tuner, batch: Batch) -> bool:
     """Whether the output of the first block is part of the graph."""
     found = []
 
-    def keep(module: nn.Module, args: object, y: Tensor) -> None:
-        found.append(y.requires_grad)
+    def keep(module: nn.Module, args: object, y: Tensor | tuple[Tensor, ...]) -> None:
+        found.append((y if isinstance(y, Tensor) else y[0]).requires_grad)
 
     block = tuner.backbone.blocks[0]
     handle = block.register_forward_hook(keep)
