@@ -56,20 +56,24 @@ def name_splits(
 
     Args:
         names: what is there.
-        asked: `data.splits`; auto goes by the usual names.
+        asked: `data.splits`, whose values are names of the data's, or usual ones; auto goes by the
+            usual names.
         where: the data, for messages.
 
     Raises:
         RecipeError: a split that is not there, or no name that says which is which.
     """
-    if isinstance(asked, Mapping):
-        chosen = {split_name(s): name for s, name in asked.items()}
-        for name in chosen.values():
-            if name not in names:
-                raise RecipeError(f"{where} has no split {name!r}.", did_you_mean(name, names))
-        return chosen, []
     aliases = {**PAIRED, **ALIASES}
     known = {split: n for n in reversed(names) if (split := aliases.get(n.lower()))}
+    if isinstance(asked, Mapping):
+        chosen = {}
+        for split, name in asked.items():
+            # `val` means what the data call validation
+            there = name if name in names else known.get(aliases.get(name.lower()) or "")
+            if there is None:
+                raise RecipeError(f"{where} has no split {name!r}.", did_you_mean(name, names))
+            chosen[split_name(split)] = there
+        return chosen, []
     ignored = [n for n in names if n not in known.values()]
     if not known:
         raise RecipeError(

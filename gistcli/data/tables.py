@@ -29,15 +29,18 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text (byte {error.start}).") from None
+        hint = "Save it as UTF-8."
+        raise DataError(f"{path} is not UTF-8 text (byte {error.start}).", hint) from None
     except json.JSONDecodeError as error:
         raise DataError(
-            f"{path} is not JSON: {error.msg} (line {error.lineno}, column {error.colno})."
+            f"{path} is not JSON: {error.msg} (line {error.lineno}, column {error.colno}).",
+            "Repair it there, or copy it again.",
         ) from None
     except (csv.Error, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}.") from None
+        raise DataError(f"{path} cannot be read: {error}.", "Repair it there.") from None
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+        hint = "Check that it is a file that you may read."
+        raise DataError(f"{path} cannot be read: {error.strerror}.", hint) from None
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

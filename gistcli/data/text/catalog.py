@@ -197,7 +197,10 @@ def _records(examples: Sequence[Example], where: str, warnings: list[str]) -> li
         warnings.append(f"{where} has no labels: left out")
         return []
     if bare:
-        raise DataError(f"{where}: {some(bare, 'row', shown=SHOWN)} without a label.")
+        raise DataError(
+            f"{where}: {some(bare, 'row', shown=SHOWN)} without a label.",
+            "Label or remove them; a split without any label is left out.",
+        )
     return [Record(e.origin, _class(e), Stored(e)) for e in examples]
 
 

@@ -48,7 +48,7 @@ def find_rows(
     Args:
         place: a file; a folder with one file a split (`train.jsonl`, `dev.tsv`, ...), or of parquet
             files, or saved by `datasets`; or the name of a data set on the hub.
-        splits: `data.splits`: split -> file or name of a split.
+        splits: `data.splits`: split -> file, or name of a split as it is usually called.
         header: whether the first line of CSV and TSV files names the columns.
         skip: leave damaged lines out, with a warning that counts them.
 
@@ -100,7 +100,11 @@ def _files(place: Path, splits: str | Mapping[str, str]) -> tuple[dict[str, Path
         raise NotFound(f"{place} does not exist.", _near(place))
     if isinstance(splits, Mapping):
         root = place if place.is_dir() else place.parent
-        named = {split_name(s): root / os.path.expanduser(f) for s, f in splits.items()}
+        usual = _by_split(root) if place.is_dir() else {}
+        named = {
+            split_name(s): usual.get(f.lower(), root / os.path.expanduser(f))
+            for s, f in splits.items()
+        }
         missing = [path for path in named.values() if not path.is_file()]
         if missing:
             raise NotFound(f"{some(missing, 'file')} of data.splits not found.", _near(missing[0]))
@@ -110,15 +114,29 @@ def _files(place: Path, splits: str | Mapping[str, str]) -> tuple[dict[str, Path
     return _files_of_folder(place)
 
 
+def _by_split(folder: Path) -> dict[str, Path]:
+    """Every usual name of a split (`val`, `dev`, `validation`) -> the one file that is it."""
+    files: dict[str, list[Path]] = {}
+    for path in _readable(folder):
+        files.setdefault(_ALIASES.get(path.stem.lower()) or "", []).append(path)
+    return {
+        name: files[split][0]
+        for name, split in _ALIASES.items()
+        if split and len(files.get(split, ())) == 1
+    }
+
+
+def _readable(folder: Path) -> list[Path]:
+    return [p for p in sorted(folder.iterdir()) if p.is_file() and p.suffix.lower() in ENDINGS]
+
+
 def _near(path: Path) -> str:
     here = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     return did_you_mean(path.name, here) if len(here) < 30 else ""
 
 
 def _files_of_folder(folder: Path) -> tuple[dict[str, Path], list[str]]:
-    readable_ones = [
-        p for p in sorted(folder.iterdir()) if p.is_file() and p.suffix.lower() in ENDINGS
-    ]
+    readable_ones = _readable(folder)
     files: dict[str, Path] = {}
     others: list[str] = []
     for path in readable_ones:
@@ -196,7 +214,7 @@ def _text_rows(path: Path, text: str, ending: str, header: bool) -> tuple[list[R
         return [Row({"text": line}, f"{path.name}:{n}") for n, line in lines if line.strip()], []
     if ending in (".csv", ".tsv"):
         return _separated(path, text, "," if ending == ".csv" else "\t", header)
-    if ending == ".json" and not _is_lines(text):
+    if ending == ".json" and text.strip() and not _is_lines(text):
         return _json_rows(path, json.loads(text)), []
     return _json_lines(path, text)
 
@@ -217,10 +235,16 @@ def _json_rows(path: Path, value: Any) -> list[Row]:
         lists = [v for v in value.values() if isinstance(v, list)]
         value = lists[0] if len(lists) == 1 else value
     if not isinstance(value, list):
-        raise DataError(f"{path} is no list of objects, nor an object with one such list in it.")
+        raise DataError(
+            f"{path} is no list of objects, nor an object with one such list in it.",
+            "Give an object for every example: [{...}, {...}], or one a line.",
+        )
     bad = [f"{path.name}[{i}]" for i, row in enumerate(value) if not isinstance(row, dict)]
     if bad:
-        raise DataError(f"{path}: {some(bad, 'row', shown=SHOWN)} {_are(bad)} no objects.")
+        raise DataError(
+            f"{path}: {some(bad, 'row', shown=SHOWN)} {_are(bad)} no objects.",
+            "Give an object for every example.",
+        )
     return [Row(row, f"{path.name}[{i}]") for i, row in enumerate(value)]
 
 
@@ -260,7 +284,10 @@ def _separated(path: Path, text: str, delimiter: str, header: bool) -> tuple[lis
         names = found or [name.strip() for name in records.pop(0)[1]]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise DataError(f"{path} has two columns of the same name: {', '.join(twice)}.")
+        raise DataError(
+            f"{path} has two columns of the same name: {', '.join(twice)}.",
+            "Rename one of them in the first line.",
+        )
     good = [(n, cells) for n, cells in records if len(cells) == len(names)]
     bad = [
         f"line {n}: {len(cells)} fields, not {len(names)}"

@@ -99,6 +99,28 @@ def test_a_folder_of_glue_is_read_as_it_was_handed_out(
     assert ("dev_mismatched.tsv" in told) is (name == "MNLI")
 
 
+@pytest.mark.parametrize("kind", ["files", "tables"])
+def test_a_found_validation_may_be_kept_for_the_end(
+    tmp_path: Path, options: Options, kind: str
+) -> None:
+    if kind == "files":
+        text = "sentence\tlabel\n" + "".join(f"a{i}\t{i % 2}\n" for i in range(40))
+        save(
+            tmp_path / "set",
+            {"train": text, "dev": text.replace("\na", "\nb"), "test": "sentence\nc\n"},
+        )
+    else:
+        hub_folder(
+            tmp_path / "set", {"train": [0, 1] * 20, "validation": [0, 1] * 20, "test": [-1]}
+        )
+    for name in ("val", "validation", "dev"):
+        if (kind, name) == ("tables", "dev"):
+            continue
+        asked = options("set", splits={"train": "train", "test": name})
+        catalog = open_texts(asked, TextOptions(), base=tmp_path)
+        assert catalog.counts() == {"train": 36, "val": 4, "test": 40}
+
+
 @pytest.mark.parametrize(
     ("lines", "names"),
     [
