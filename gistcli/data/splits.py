@@ -87,17 +87,17 @@ def divide(found: Found, data: DataOptions) -> Part:
     """The splits of the recipe's rule out of the splits that were found.
 
     train + val (+ test): as found. train + test: `val_fraction` of train becomes val. Training
-    pictures alone: `val_fraction` and `test_fraction` of each class go to val and test, at least
-    one picture each. Members of a group stay together. With `include_val` or `folds` val, found or
+    examples alone: `val_fraction` and `test_fraction` of each class go to val and test, at least
+    one example each. Members of a group stay together. With `include_val` or `folds` val, found or
     taken from train, is (back) in train; test is what it is without them.
 
     Raises:
-        DataError: no training pictures, or a class (all of them named) too small to be divided.
+        DataError: no training examples, or a class (all of them named) too small to be divided.
     """
     splits = {s: found.splits[s] for s in SPLITS if found.splits.get(s)}
     if "train" not in splits:
         raise DataError(
-            f"No training pictures: found {', '.join(splits) or 'nothing'}.",
+            f"No training examples: found {', '.join(splits) or 'nothing'}.",
             "Name the split that is trained on under data.splits.",
         )
     if data.val_fraction + data.test_fraction >= 1:
@@ -185,16 +185,16 @@ def _refuse_small(
     for r in records:
         members[r.label].add((r.group, None if r.group else r.name))
     small = [
-        f"{label}: {len(members[label])}"
+        f"{label or 'all'}: {len(members[label])}"
         for label in class_order(members)
         if len(members[label]) < needed
     ]
     if small:
-        what = "groups" if grouped else "pictures"
+        what = "groups" if grouped else "examples"
         raise DataError(
             f"{some(small, 'class', 'classes')} with too few {what} to be divided: at least "
             f"{needed} {what} a class are needed, {why}.",
-            f"Add pictures, remove the class, bring splits of your own, or {way_out}.",
+            f"Add {what}, remove the class, bring splits of your own, or {way_out}.",
         )
 
 
@@ -236,7 +236,7 @@ def read_pinned(path: Path, found: Found) -> Part:
 
     Raises:
         NotFound: the file does not exist.
-        DataError: it is not a splits.csv, or names pictures that are no longer there or that now
+        DataError: it is not a splits.csv, or names examples that are no longer there or that now
             have another label; all in one message.
     """
     if not path.is_file():
@@ -265,8 +265,8 @@ def read_pinned(path: Path, found: Found) -> Part:
         f"{some(names, *words)} {what}"
         for names, words, what in (
             (strange, ("split",), "of no known name"),
-            (missing, ("picture",), "no longer there"),
-            (changed, ("picture",), "with another label"),
+            (missing, ("example",), "no longer there"),
+            (changed, ("example",), "with another label"),
         )
         if names
     ]

@@ -89,7 +89,7 @@ def test_groups_are_never_divided_by_folds() -> None:
 
 
 def test_classes_too_small_for_the_folds_are_all_named() -> None:
-    with pytest.raises(DataError, match=r"2 classes \(b: 2, c: 4\) .* at least 5 pictures") as c:
+    with pytest.raises(DataError, match=r"2 classes \(b: 2, c: 4\) .* at least 5 examples") as c:
         divide_folds(records(a=9, b=2, c=4), 5, 0, 0)
     assert "one for each fold" in c.value.message
     assert "fewer data.folds" in c.value.hint

@@ -89,15 +89,15 @@ def test_fractions_of_zero_make_no_split() -> None:
 
 
 def test_classes_too_small_to_be_divided_are_all_named() -> None:
-    with pytest.raises(DataError, match=r"2 classes \(b: 1, c: 2\).*at least 3 pictures a class"):
+    with pytest.raises(DataError, match=r"2 classes \(b: 1, c: 2\).*at least 3 examples a class"):
         divide(Found({"train": records(a=9, b=1, c=2)}), DATA)
     found = {"train": records("x", a=9, b=1), "test": records("y", a=1)}
-    with pytest.raises(DataError, match=r"1 class \(b: 1\).*at least 2 pictures"):
+    with pytest.raises(DataError, match=r"1 class \(b: 1\).*at least 2 examples"):
         divide(Found(found), DATA)
 
 
 def test_without_training_pictures_nothing_is_divided() -> None:
-    with pytest.raises(DataError, match="No training pictures: found test"):
+    with pytest.raises(DataError, match="No training examples: found test"):
         divide(Found({"test": records(a=3)}), DATA)
 
 
@@ -177,7 +177,7 @@ def test_what_differs_from_splits_csv_is_named(tmp_path: Path) -> None:
     everything = records(a=5, b=5)
     Catalog("x", ["a", "b"], {"train": everything}).write_splits(tmp_path / "splits.csv")
     now = [*everything[2:-1], Record("b4", "a", b"")]
-    with pytest.raises(DataError, match=r"2 pictures \(a0, a1\) no longer.*\(b4: b, now a\)"):
+    with pytest.raises(DataError, match=r"2 examples \(a0, a1\) no longer.*\(b4: b, now a\)"):
         read_pinned(tmp_path / "splits.csv", Found({"train": now}))
     with pytest.raises(NotFound):
         read_pinned(tmp_path / "other.csv", Found({}))

@@ -87,7 +87,7 @@ def test_a_class_of_one_photo_cannot_be_divided(
     one = Path(shutil.copytree(pictures / "train", tmp_path / "one"))
     photo(one / "emu" / "only.jpg")
     said = refuse(1, *train(one, tmp_path / "run"))
-    said.names("emu: 1", "at least 3 pictures")
+    said.names("emu: 1", "at least 3 examples")
     said.advises("data.val_fraction")
 
 
