@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from tests.backbones import text_kinds
-from tests.data.text.tokens import words
+from tests.data.text.tokens import closed_words, words
 
 
 def save_model(folder: Path, name: str, task: str) -> Path:
     """A folder with weights, configuration and a tokenizer of 53 words."""
+    if name in text_kinds.ENCODER_DECODERS:
+        text_kinds.network(name, task).save_pretrained(folder)
+        closed_words().base.save_pretrained(folder)
+        return folder
     text_kinds.network(name, task, max_position_embeddings=64).save_pretrained(folder)
     words(pairs=name in text_kinds.ENCODERS).base.save_pretrained(folder)
     return folder

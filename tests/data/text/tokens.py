@@ -49,6 +49,14 @@ def letters(template: str | None = CHATML, **special: Any) -> Tokenizer:
     return Tokenizer.of(base)
 
 
+def closed_words() -> Tokenizer:
+    """A word a token, </s> behind, which is T5's way."""
+    base = words().base
+    template = processors.TemplateProcessing("$A </s>", None, [("</s>", 2)])
+    base.backend_tokenizer.post_processor = template
+    return Tokenizer.of(base)
+
+
 def words(pairs: bool = False) -> Tokenizer:
     """A word a token, <s> in front (BERT's way, with types, for `pairs`); pad and EOS are one."""
     vocabulary = ["[UNK]", "<s>", "</s>", *(f"w{i}" for i in range(50))]
