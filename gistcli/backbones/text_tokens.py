@@ -146,9 +146,9 @@ class DecoderTokens(TextTokens):
         """The gist token is: it stands last."""
         return slot == "gist"
 
-    def blind(self, slot: str) -> bool:
-        """Prompts are: they stand in front of the text."""
-        return slot == "prompts"
+    def unread(self, slot: str) -> str | None:
+        """Prompts stand in front of the text."""
+        return "stand in front of the text and see nothing of it" if slot == "prompts" else None
 
     def active(self) -> list[TokenHandle]:
         """What is inserted now; gist tokens only where gradients are asked for."""
@@ -168,7 +168,7 @@ class DecoderTokens(TextTokens):
         prompts, gists = self._lengths().values()
         past = _cached(given)
         if past and prompts:  # they stand in the cache already
-            return _continued(given, prompts)
+            return continued(given, prompts)
         x_BTD = self._embedded(given)
         length, made = x_BTD.shape[1], self._made(self.active(), x_BTD)
         behind = len(made) - sum(entry.slot == "gist" for entry in self.active())
@@ -178,8 +178,8 @@ class DecoderTokens(TextTokens):
             positions = (torch.arange(length, device=x_BTD.device) + past)[None]
         if positions is not None:
             given["position_ids"] = _counted(positions, given.get("attention_mask"), prompts, gists)
-        _widen(given, prompts, gists)
-        self._spread = prompts + length + gists, _close_up(given, prompts)
+        widen(given, prompts, gists)
+        self._spread = prompts + length + gists, close_up(given, prompts)
         return given
 
     def _text_of(self, tokens_BSD: Tensor) -> Tensor:
@@ -208,7 +208,7 @@ def _cached(given: Mapping[str, Any]) -> int:
     return 0 if cache is None else int(cache.get_seq_length())
 
 
-def _continued(given: dict[str, Any], prompts: int) -> dict[str, Any]:
+def continued(given: dict[str, Any], prompts: int) -> dict[str, Any]:
     """The arguments of a later step, whose cache holds the prompts."""
     mask = given.get("attention_mask")
     if mask is not None:
@@ -219,7 +219,7 @@ def _continued(given: dict[str, Any], prompts: int) -> dict[str, Any]:
     return given
 
 
-def _close_up(given: dict[str, Any], prompts: int) -> Tensor | None:
+def close_up(given: dict[str, Any], prompts: int) -> Tensor | None:
     """Lets prompts, text and gist tokens stand side by side, as they do without padding.
 
     So windows of attention, which count places and not positions, reach as far as without padding.
@@ -259,7 +259,7 @@ def _counted(positions: Tensor, mask: Tensor | None, prompts: int, gists: int) -
     return torch.cat([front, text.expand(rows, -1), behind], dim=1)
 
 
-def _widen(given: dict[str, Any], prompts: int, gists: int) -> None:
+def widen(given: dict[str, Any], prompts: int, gists: int) -> None:
     """A mask of ones, and the types of the tokens that stand beside, for the new tokens."""
     if given.get("attention_mask") is not None:
         given["attention_mask"] = F.pad(given["attention_mask"], (prompts, gists), value=1)

@@ -92,9 +92,9 @@ class InsertedTokens:
         """Positions of the text that the tokens take away."""
         return 0
 
-    def blind(self, slot: str) -> bool:
-        """Whether the tokens of a slot see nothing of the input, so that nothing is read there."""
-        return False
+    def unread(self, slot: str) -> str | None:
+        """Why nothing can be read from the outputs of a slot, where that is so."""
+        return None
 
     def active(self) -> list[TokenHandle]:
         """What is inserted now, in the order of the sequence."""

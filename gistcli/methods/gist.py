@@ -331,10 +331,11 @@ def _require_place(backbone: Backbone) -> None:
 
 
 def _require_sight(backbone: Backbone) -> None:
-    if backbone.inserted is not None and backbone.inserted.blind("prompts"):
+    reason = None if backbone.inserted is None else backbone.inserted.unread("prompts")
+    if reason is not None:
         raise NotSupported(
-            f"The prompts of {backbone.architecture} stand in front of the text and see nothing of "
-            "it, so that gist.source: prompts has nothing to read.",
+            f"gist.source: prompts has nothing to read: prompts of {backbone.architecture} "
+            f"{reason}.",
             "Use gist.source: token.",
         )
 
