@@ -14,7 +14,16 @@ from gistcli.backbones.sites import Switch
 from gistcli.backbones.text import TextBackbone
 from gistcli.data.text.collate import collate_prompts
 from gistcli.errors import NotSupported
-from tests.backbones.text_kinds import DECODERS, ENCODERS, PAD, VOCABULARY, batch, build, network
+from tests.backbones.text_kinds import (
+    DECODERS,
+    ENCODER_DECODERS,
+    ENCODERS,
+    PAD,
+    VOCABULARY,
+    batch,
+    build,
+    network,
+)
 
 TASK = "classification"
 CLASSIFIERS = [name for name in DECODERS if name not in ("Granite", "Cohere")]
@@ -288,3 +297,68 @@ def test_a_network_that_takes_no_embeddings_says_so(monkeypatch: pytest.MonkeyPa
     backbone = Causal(model, Origin("odd", "LlamaForSequenceClassification"))
     with pytest.raises(NotSupported, match="it takes no inputs_embeds"):
         insert(backbone, "prompts", torch.zeros(1, 32))
+
+
+# --- in an encoder-decoder ----------------------------------------------------------------------
+
+WORDS = [5, 9, 13]
+
+
+def labelling(name: str) -> Any:
+    """A T5 that classifies by three words."""
+    backbone: Any = build(name)
+    backbone.set_label_words(["a", "b", "c"], WORDS)
+    return backbone
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+@torch.no_grad()
+@pytest.mark.parametrize("name", ENCODER_DECODERS)
+def test_prompts_in_front_of_a_source_act_as_pefts_do(name: str) -> None:
+    backbone, inputs = labelling(name), batch()
+    prompts_PD = vectors(backbone)
+    base = backbone(inputs).logits
+    insert(backbone, "prompts", prompts_PD)
+    config = peft.PromptTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=3)
+    model = peft.get_peft_model(network(name), config).eval()
+    model.prompt_encoder["default"].embedding.weight.data[:3] = prompts_PD
+    start = torch.full((3, 1), PAD)
+    theirs = model(**inputs, decoder_input_ids=start).logits[:, 0, WORDS]
+    ours = backbone(inputs).logits
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    assert not torch.allclose(ours, base, atol=1e-2)
+    for row in range(3):
+        assert torch.allclose(backbone(alone(row)).logits[0], ours[row], atol=1e-5)
+    if name == "UMT5":  # transformers' own cache counts the encoder's blocks
+        return
+    options = {"max_new_tokens": 6, "num_beams": 2, "eos_token_id": None}
+    written = backbone.hf.generate(**inputs, **options)
+    start_too = GenerationConfig(**options, decoder_start_token_id=PAD, pad_token_id=PAD)
+    assert torch.equal(written, model.generate(**inputs, generation_config=start_too))
+
+
+@pytest.mark.parametrize("name", ENCODER_DECODERS)
+def test_a_gist_token_stands_behind_the_start_of_the_target(name: str) -> None:
+    backbone, inputs = labelling(name), batch()
+    base, new_GD = backbone(inputs).logits, vectors(backbone, 2)
+    insert(backbone, "gist", new_GD)
+    features, model = backbone(inputs), backbone.hf
+    assert torch.allclose(features.logits, base, atol=1e-6)
+    assert features.layout.span("gist") == slice(1, 3)
+    start = model.get_input_embeddings()(torch.full((3, 1), PAD))
+    tokens = model.decoder.forward(
+        inputs_embeds=torch.cat([start, new_GD.expand(3, -1, -1)], dim=1),
+        encoder_hidden_states=model.encoder(**inputs).last_hidden_state,
+        encoder_attention_mask=inputs["attention_mask"],
+        use_cache=False,
+    ).last_hidden_state
+    scale = 32**-0.5 if name in ("T5", "UMT5") else 1.0
+    expected = scale * tokens[:, 1:].mean(dim=1) @ model.lm_head.weight[WORDS].t()
+    read = backbone.read_out(features, "gist")
+    assert torch.allclose(read, expected, atol=1e-5)
+    assert not torch.allclose(read, base, atol=1e-2)
+    with torch.no_grad():
+        assert torch.equal(backbone(inputs).logits, base)
+    backbone.set_label_words((), ())
+    with pytest.raises(NotSupported, match="one answer a text"):
+        insert(backbone, "gist", new_GD)
