@@ -260,6 +260,13 @@ class GistTuner(Tuner):
         """The inner method's reason, or that the network has no registers for the token."""
         return self.inner.merge_refusal() or super().merge_refusal()
 
+    @property
+    def instead_of_merging(self) -> str:  # type: ignore[override]
+        """The inner method's advice, or where the token is what keeps a text network from it."""
+        if self.backbone.modality == "text" and self.inner.merge_refusal() is None:
+            return "Keep the run directory, or train without the token (--no-gist)."
+        return self.inner.instead_of_merging
+
     def register_rows(self) -> Tensor | None:
         """(P, D): the gist tokens, where they change logits, then what the inner method has."""
         own = [] if self.droppable() else [p.detach() for p in self.gist.values()]
