@@ -130,7 +130,8 @@ def _snippets(facts: CardFacts, receipt: Receipt) -> str:
         if receipt.format == "prefix":
             return _PREFIX.format(base=facts.base_model, folder=folder)
         if receipt.format == "peft":
-            return _PEFT_TEXT.format(base=facts.base_model, auto=auto, folder=folder)
+            text = _PEFT_TEXT.format(base=facts.base_model, auto=auto, folder=folder)
+            return text if receipt.serve is None else text + _SERVE.format(command=receipt.serve)
         if facts.kind == SEQ2SEQ:
             return (_LABEL_WORDS if facts.classes else _SEQ2SEQ).format(folder=folder)
         return _TEXT.format(kind=facts.kind, folder=folder)
@@ -255,6 +256,12 @@ from transformers import {auto}
 
 base = {auto}.from_pretrained("{base}")
 model = PeftModel.from_pretrained(base, "{folder}").eval()
+```"""
+
+_SERVE = """
+
+```sh
+{command}
 ```"""
 
 _ONNX = """```python

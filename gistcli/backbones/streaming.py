@@ -109,11 +109,13 @@ def _filled(
         inside |= own
         handles += _around(module, part, read, set())
     rest = [(name, p) for name, p in names if id(p) not in inside]
-    before = _put(rest, read)
     try:
-        yield ran
+        before = _put(rest, read)
+        try:
+            yield ran
+        finally:
+            _restore(rest, before)
     finally:
-        _restore(rest, before)
         for handle in handles:
             handle.remove()
 
@@ -136,9 +138,10 @@ def _around(unit: nn.Module, part: Named, read: Read, ran: set[int]) -> list[Rem
 
 
 def _put(part: Named, read: Read) -> list[Tensor]:
+    filled = [read(name).to(torch.float32) for name, _ in part]  # all of them, or none
     before = [parameter.data for _, parameter in part]
-    for name, parameter in part:
-        parameter.data = read(name).to(torch.float32)
+    for (_, parameter), values in zip(part, filled, strict=True):
+        parameter.data = values
     return before
 
 

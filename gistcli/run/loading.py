@@ -170,12 +170,12 @@ def _open_run(
     method = method_of(info.method)  # says what to install, before the recipe asks for it
     recipe = run.load_recipe()
     backbone = open_base(info, recipe, model, dtype)
-    if streamed and backbone.modality == "text":
-        empty(backbone.model)
     if isinstance(backbone, Seq2Seq):
         words, ids = (info.extra.get(key, ()) for key in ("label_words", "label_token_ids"))
         backbone.set_label_words(words, ids)
     backbone.reset_head(len(info.classes) or 1, recipe.seed)  # one value, of a regression
+    if streamed and backbone.modality == "text":
+        empty(backbone.model)
     tuner = method.attach(backbone)
     tuner.load_state(state)
     preprocess = None

@@ -167,11 +167,17 @@ def test_a_base_without_a_classifier_becomes_a_classifier(tune: Tune, tmp_path: 
         torch.testing.assert_close(logits_of(out, pixels), wanted, atol=1e-5, rtol=0)
 
 
-def test_a_sharded_base_becomes_one_file(tune: Tune, tmp_path: Path) -> None:
+def test_a_sharded_base_keeps_its_files(tune: Tune, tmp_path: Path) -> None:
     tuned = tune(max_shard_size="20KB")
-    assert len(tuned.tuner.backbone.origin.weights) > 1
-    merge_weights(tuned.plan(), tuned.form, tmp_path / "out", reference=tuned.reference)
-    assert (tmp_path / "out" / "model.safetensors").is_file()
+    names = sorted(path.name for path in tuned.tuner.backbone.origin.weights)
+    assert len(names) > 1
+    out = tmp_path / "out"
+    merge_weights(tuned.plan(), tuned.form, out, reference=tuned.reference)
+    assert sorted(path.name for path in out.glob("*.safetensors")) == names
+    index = json.loads((out / "model.safetensors.index.json").read_text())
+    for name in names:
+        keys = {key for key, file in index["weight_map"].items() if file == name}
+        assert keys == load_file(out / name).keys()
 
 
 @pytest.mark.parametrize("kind", ["ViT", "DeiT", "DINOv2"])

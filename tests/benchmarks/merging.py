@@ -1,6 +1,6 @@
 """Memory and time of `gist merge` on a language model in four shards, against copying its files.
 
-Run: python tests/benchmarks/merging.py [--hidden 1024] [--blocks 22] [--rank 16] [--rounds 3]
+Run: python -m tests.benchmarks.merging [--hidden 1024] [--blocks 22] [--rank 16] [--rounds 3]
 
 A Llama of random bfloat16 weights (600 MB with the defaults) gets a GIFT run of one step, which is
 merged: `write` is everything up to the last byte of the weights, `read back` the check of every
@@ -136,7 +136,15 @@ def merge(run: Path, output: Path, options: dict[str, Any]) -> dict[str, Any]:
 
 def measured(run: Path, output: Path, **options: Any) -> dict[str, Any]:
     """`merge` in a process of its own."""
-    command = [sys.executable, __file__, "--merge", str(run), str(output), json.dumps(options)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.benchmarks.merging",
+        "--merge",
+        str(run),
+        str(output),
+        json.dumps(options),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import peft
 import pytest
 import torch
 from torch.nn import functional as F
 
-from gistcli.artifacts.form import Form
 from gistcli.artifacts.peft_export import export_peft
 from gistcli.artifacts.plan import plan_merge
+from gistcli.artifacts.text_export import text_form
 from gistcli.backbones import open_backbone
 from gistcli.backbones.supervision import supervised
 from gistcli.backbones.text import TextBackbone
@@ -134,16 +134,40 @@ def test_scales_and_shifts_merge_into_norms_of_every_family(name: str) -> None:
 
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+@pytest.mark.parametrize("task", ["causal_lm", "classification"])
 @pytest.mark.parametrize("name", ["Llama", "GPT2"])
-def test_an_exported_lora_folder_gives_the_tuned_logits_in_peft(name: str, tmp_path: Path) -> None:
-    backbone = build(name)
-    tuner = Gift(rank=3, targets=["query", "value", "fc_out"]).attach(backbone).eval()
+@pytest.mark.parametrize(
+    "method",
+    [
+        Gift(rank=3, targets=["query", "value", "fc_out"], scaling=0.5),
+        Gift(rank=2, targets=["key", "attn_out"], share="all"),
+        Lora(rank=3, alpha=7, targets=["query", "key", "fc_in"]),
+    ],
+    ids=["gift", "gift shared", "lora"],
+)
+def test_an_exported_lora_folder_gives_the_tuned_logits_in_peft_and_merges_there(
+    method: Gift | Lora, name: str, task: str, tmp_path: Path
+) -> None:
+    """Of grouped queries, and of Conv1D, where query, key and value are rows of one map."""
+    network(name, task).save_pretrained(tmp_path / "base")
+    backbone = open_backbone(str(tmp_path / "base"), task=task).eval()
+    assert isinstance(backbone, TextBackbone)
+    tuner = method.attach(backbone).eval()
     disturb(tuner)
     tuned, plan = tuner(batch()).logits, plan_merge(tuner)
-    form = cast(Form, None)  # nothing is loaded without a reference
+    form = text_form(backbone, ["a", "b", "c"] if task == "classification" else [], None)
     export_peft(plan, "base", form, tmp_path / "out", verified=False)
-    model = peft.PeftModel.from_pretrained(network(name), tmp_path / "out").eval()
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config["lora_alpha"] == config["r"]
+    assert config["fan_in_fan_out"] == (name == "GPT2")
+    model = peft.PeftModel.from_pretrained(network(name, task), tmp_path / "out").eval()
     assert torch.allclose(model(**batch()).logits, tuned, atol=1e-5)
+    merged = model.merge_and_unload()
+    assert torch.allclose(merged(**batch()).logits, tuned, atol=1e-5)
+    state = merged.state_dict()
+    for key, patch in plan.merged.patches.items():
+        wanted = patch(backbone.model.get_parameter(key))
+        assert torch.allclose(state[key], wanted, atol=1e-6), key
     with tuner.disabled():
         assert not torch.allclose(tuner(batch()).logits, tuned, atol=1e-2)
 
