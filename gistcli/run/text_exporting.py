@@ -68,7 +68,7 @@ def reference_of(loaded: Loaded, reporter: Reporter) -> Reference | None:
         except GistError as none:
             reporter.warn(f"{none.message} The logits are not compared.")
             return None
-    kept = ("input_ids", "attention_mask", "token_type_ids")
+    kept: tuple[str, ...] = ("input_ids", "attention_mask", "token_type_ids")
     if loaded.task == "seq2seq":  # of the target
         kept = (*kept, "labels")
     inputs = {key: batch[key][:, :TOKENS] for key in kept if key in batch}
