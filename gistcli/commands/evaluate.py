@@ -15,6 +15,7 @@ EXAMPLES = examples(
     "gist eval flowers-merged --data flowers/ --json",
     "gist eval runs/boolq --protocol commonsense --data boolq/test.json -o answers.jsonl",
     "gist eval runs/boolq --baseline",
+    "gist eval runs/chats --lm-eval piqa,arc_easy --lm-eval-args num_fewshot=0",
 )
 
 
@@ -65,6 +66,23 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    lm_eval: Annotated[
+        str | None,
+        typer.Option(
+            help="Tasks of the lm-evaluation-harness instead (extra `lm-eval`), divided by commas.",
+            metavar="TASKS",
+            show_default=False,
+        ),
+    ] = None,
+    lm_eval_args: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Arguments of the harness by its own names, such as num_fewshot=5,limit=100 or "
+            "include_path=DIR; may be repeated.",
+            metavar="KEY=VALUE",
+            show_default=False,
+        ),
+    ] = None,
     model: Backbone = None,
     device: Device = "auto",
     batch_size: Annotated[
@@ -74,11 +92,31 @@ def evaluate(
     as_json: AsJson = False,
 ) -> object:
     """Measure a run, or a merged folder, on labelled data."""  # fmt: skip
+    if lm_eval_args and lm_eval is None:
+        raise typer.BadParameter("--lm-eval-args are for --lm-eval.")
+    own = {"--data": data, "--split": split, "--protocol": protocol, "--limit": limit,
+           "--max-new-tokens": max_new_tokens, "--output": output}  # fmt: skip
+    given = [option for option, value in own.items() if value is not None]
+    if lm_eval is not None and given:
+        raise typer.BadParameter(f"{', '.join(given)}: the tasks of --lm-eval have their own.")
     from gistcli import console
 
     with console.working("eval") as reporter:
         from gistcli import run
 
+        if lm_eval is not None:
+            tasks = [name.strip() for name in lm_eval.split(",") if name.strip()]
+            harness = run.Harness(tasks, lm_eval_args or ())
+            value = run.evaluate_by_harness(
+                target,
+                harness,
+                untuned=baseline,
+                model=model,
+                device=device,
+                batch_size=batch_size,
+                reporter=reporter,
+            )
+            return console.Result("harness", value)
         value = run.evaluate(
             target,
             data=data,

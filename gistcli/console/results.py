@@ -190,6 +190,20 @@ def _evaluate(console: Console, result: Result) -> None:
     _files(console, result.value)
 
 
+def _harness(console: Console, result: Result) -> None:
+    """Figures of the harness with their standard errors."""
+    value = result.value
+    rows = []
+    for name, figure in value["metrics"].items():
+        error = value["stderr"].get(name)
+        count = value["examples"].get(name.rpartition("/")[0])
+        rows.append([name, f"{figure:.4f}", "" if error is None else f"{error:.4f}", count])
+    columns = ["metric", "value", "standard error", "n"]
+    title = f"lm-evaluation-harness {value['harness']}"
+    console.print(make_table(title, columns, rows))
+    _facts(console, value)
+
+
 def _predict(console: Console, result: Result) -> None:
     value = result.value
     predictions: Sequence[Mapping[str, Any]] = value.get("predictions") or ()
@@ -302,6 +316,7 @@ _VIEWS: dict[str, Callable[[Console, Result], None]] = {
     "finetune": _finetune,
     "dry-run": _dry_run,
     "eval": _evaluate,
+    "harness": _harness,
     "demo": _demo,
     "predict": _predict,
     "clusters": _clusters,

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from gistcli.run.beside import Beside
     from gistcli.run.comparing import compare
     from gistcli.run.demonstrating import demo
-    from gistcli.run.evaluation import evaluate
+    from gistcli.run.evaluation import evaluate, evaluate_by_harness
     from gistcli.run.exporting import merge
+    from gistcli.run.harness import Harness
     from gistcli.run.finetuning import finetune
     from gistcli.run.inspection import inspect
     from gistcli.run.loading import load
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Beside",
+    "Harness",
     "compare",
     "demo",
     "dry_run",
     "evaluate",
+    "evaluate_by_harness",
     "finetune",
     "inspect",
     "listing",
@@ -45,10 +48,12 @@ __all__ = [
 ]
 _MODULES = {
     "Beside": "beside",
+    "Harness": "harness",
     "compare": "comparing",
     "demo": "demonstrating",
     "dry_run": "planning",
     "evaluate": "evaluation",
+    "evaluate_by_harness": "evaluation",
     "finetune": "finetuning",
     "inspect": "inspection",
     "listing": "available",

@@ -14,6 +14,7 @@ from gistcli.errors import NotFound, Refused
 from gistcli.evaluate.classify import predict, scalars, score
 from gistcli.recipe import DataSection
 from gistcli.reporting import SILENT, Reporter
+from gistcli.run.harness import Harness, evaluate_harness, require_harness
 from gistcli.run.loading import Loaded, open_target
 from gistcli.run.split_choice import choose_split
 from gistcli.run.text_evaluation import Asked, evaluate_text, require_untuned
@@ -89,6 +90,37 @@ def evaluate(
         "per_class": figures["per_class"],
         "seconds": round(time.perf_counter() - start, 3),
     }
+
+
+def evaluate_by_harness(
+    target: Path,
+    asked: Harness,
+    *,
+    untuned: bool = False,
+    model: str | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    reporter: Reporter = SILENT,
+) -> dict[str, Any]:
+    """Figures of tasks of the lm-evaluation-harness.
+
+    Args:
+        target: run or merged folder of a language model.
+        asked: its tasks and arguments.
+        untuned: measure the pretrained network, without what was trained.
+        model: where the backbone lies now.
+        device: where to compute.
+        batch_size: texts at a time.
+        reporter: gets all talk.
+
+    Raises:
+        GistError: as `open_target` and `evaluate_harness`.
+    """
+    start = time.perf_counter()
+    require_harness()
+    loaded = open_target(target, model=model, device=device)
+    found = evaluate_harness(loaded, asked, batch_size, untuned, reporter)
+    return {"target": str(target), **found, "seconds": round(time.perf_counter() - start, 3)}
 
 
 def find_catalog(loaded: Loaded, data: str | None, command: str) -> Catalog:

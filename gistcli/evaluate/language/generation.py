@@ -111,7 +111,7 @@ def generate(
         DataError: a prompt is empty, or leaves no room for a token.
     """
     backbone = language_model(tuner)
-    _require_hooks_only(tuner)
+    require_hooks_only(tuner)
     lengths, carried = [len(p) for p in prompts], backbone.positions
     total = min((n for n in (decoding.max_length, carried) if n is not None), default=None)
     most = decoding.max_new_tokens
@@ -138,8 +138,12 @@ def generate(
     return [found[i] for i in range(len(prompts))]
 
 
-def _require_hooks_only(tuner: Tuner) -> None:
-    """Generation calls the network and not the tuner, step by step and with a cache."""
+def require_hooks_only(tuner: Tuner) -> None:
+    """Generation calls the network and not the tuner, step by step and with a cache.
+
+    Raises:
+        NotSupported: the method does more than its hooks in the network.
+    """
     if type(tuner).forward is not Tuner.forward:
         raise NotSupported(
             f"{tuner.method.name} acts on whole sequences, so that no text can be generated with "
