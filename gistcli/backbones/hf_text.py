@@ -25,7 +25,8 @@ def build(source: Source, *, task: str | None, dtype: Kept, meta: bool) -> nn.Mo
 
     Args:
         source: of the library transformers.
-        task: classification, causal_lm, or None for what the folder's family is mostly for.
+        task: classification, causal_lm, seq2seq, or None for what the folder's family is mostly
+            for.
         dtype: of the weights; auto for that of the files.
         meta: build without weights and memory.
 
@@ -68,6 +69,9 @@ def stored_class(source: Source) -> str:
 def _empty(cls: Any, config: Any, dtype: Kept) -> nn.Module:
     with quiet(), torch.device("meta"):
         network: nn.Module = cls(config)
+        if getattr(config, "scale_decoder_outputs", True) is False:  # T5 v1.1: two vocabularies
+            last = network.get_output_embeddings()  # type: ignore[operator]
+            last.weight = nn.Parameter(torch.empty_like(last.weight))
     chosen = (config.dtype or torch.float32) if dtype == "auto" else dtype
     return network.to(chosen).train()
 

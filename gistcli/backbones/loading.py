@@ -39,7 +39,8 @@ def open_backbone(
     Args:
         name: a folder with config.json and safetensors (of timm or transformers), an embedded
             network, a timm name, or a hub repository (`OWNER/NAME`).
-        task: classification, or causal_lm for a decoder of text; None for what the network is for.
+        task: classification, causal_lm for a decoder of text, or seq2seq for an encoder-decoder;
+            None for what the network is for.
         img_size: side (or height, width) of the images in pixels; None for the network's own.
             Position embeddings are resampled.
         dtype: of the frozen weights; auto is float32 for pictures, and for text as stored.

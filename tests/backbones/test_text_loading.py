@@ -135,9 +135,10 @@ def test_what_is_not_taken_says_why(save: Save, tmp_path: Path) -> None:
         opened(folder, task="compression")
     with pytest.raises(NotSupported, match="reads text"):
         opened(folder, img_size=32)
-    edit(folder / "config.json", model_type="t5", architectures=["T5ForConditionalGeneration"])
-    with pytest.raises(NotSupported, match="not supported yet"):
+    edit(folder / "config.json", model_type="bart", architectures=["BartForConditionalGeneration"])
+    with pytest.raises(NotSupported, match="encoder-decoder that no backbone family takes") as other:
         opened(folder)
+    assert "t5, mt5, umt5" in other.value.hint
     with pytest.raises(NotSupported, match="no class of roberta for the task causal_lm"):
         opened(save("Roberta", "classification"), task="causal_lm")
     with pytest.raises(NotSupported, match="reads pictures"):
