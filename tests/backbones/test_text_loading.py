@@ -136,7 +136,9 @@ def test_what_is_not_taken_says_why(save: Save, tmp_path: Path) -> None:
     with pytest.raises(NotSupported, match="reads text"):
         opened(folder, img_size=32)
     edit(folder / "config.json", model_type="bart", architectures=["BartForConditionalGeneration"])
-    with pytest.raises(NotSupported, match="encoder-decoder that no backbone family takes") as other:
+    with pytest.raises(
+        NotSupported, match="encoder-decoder that no backbone family takes"
+    ) as other:
         opened(folder)
     assert "t5, mt5, umt5" in other.value.hint
     with pytest.raises(NotSupported, match="no class of roberta for the task causal_lm"):
