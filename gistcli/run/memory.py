@@ -14,16 +14,19 @@ from gistcli import registry
 from gistcli.backbones import Backbone
 from gistcli.backbones.images import require_images
 from gistcli.data.text import TextSplit
-from gistcli.errors import OutOfMemory
+from gistcli.errors import NotSupported, OutOfMemory
 from gistcli.methods.base import Tuner
 from gistcli.objectives import Batch, Objective
+from gistcli.objectives.chunked import choose_chunk
 from gistcli.recipe import ModelSection, Recipe
 from gistcli.reporting import Reporter
 from gistcli.run.assembling import Assembly, assemble, open_model
+from gistcli.run.settings import training_plan
 from gistcli.run.workload import Setting, Workload
 from gistcli.train.fitting import largest_by_trial
 from gistcli.train.footprint import Footprint, fixed_footprint, weight_bytes
-from gistcli.train.memory import free_memory, is_out_of_memory
+from gistcli.train.memory import free_memory, is_out_of_memory, room_for_logits
+from gistcli.train.precision import choose_device, choose_precision
 from gistcli.train.tracing import Tracer
 
 SMALL = 0.05
@@ -71,20 +74,29 @@ class Estimate:
         }
 
     def __str__(self) -> str:
-        parts = ", ".join(f"{n} {_gb(size)}" for n, size in self.footprint.items().items())
+        footprint = self.footprint
+        parts = {"weights": footprint.weights, "trained and its optimiser": footprint.training,
+                 "activations": footprint.activations, "logits": footprint.logits}  # fmt: skip
+        words = [f"{name} {_size(size)}" for name, size in parts.items() if size]
+        if self.problem:
+            words.append(f"activations unknown ({self.problem})")
+        elif not self.exact:
+            words.append(f"activations below {_size(SMALL * self.free)}")
+        what = "example" if self.rows == 1 else "examples"
         tokens = "" if self.length is None else f" of up to {self.length:,} tokens"
-        rest = "" if self.exact else f", activations below {_gb(SMALL * self.free)}"
-        rest = f"; activations unknown: {self.problem}" if self.problem else rest
         return (
-            f"about {_gb(self.footprint.total)} GB ({parts}{rest}) for {self.rows} examples"
-            f"{tokens} at a time; {_gb(self.free)} GB are free"
+            f"about {_size(footprint.total)} ({', '.join(words)}) for {self.rows} {what}{tokens} "
+            f"at a time; {_size(self.free)} are free"
         )
 
 
-def _gb(size: float) -> str:
-    """In 10^9 bytes, as the makers of memory count."""
-    billions = size / 1e9
-    return f"{billions:.1f}" if billions >= 0.95 else f"{billions:.2g}" if size else "0"
+def _size(count: float) -> str:
+    """Bytes in units of 1000, as the makers of memory count."""
+    for unit in ("B", "kB", "MB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
 
 
 class Estimator:
@@ -134,7 +146,7 @@ class Estimator:
         if model.quantize is None and self.planned.backbone.modality == "text":
             ways.append("model.quantize=nf4 takes about a quarter of 16 bits")
         raise OutOfMemory(
-            f"The weights of {model.name} take {_gb(self.weights)} GB, and {_gb(self.free)} GB are "
+            f"The weights of {model.name} take {_size(self.weights)}, and {_size(self.free)} are "
             f"free on {self.setting.device}.",
             f"{'; '.join([*ways, 'or choose a smaller model, or another train.device'])}.",
         )
@@ -160,15 +172,15 @@ class Estimator:
         if max(_bound(backbone, batch), fixed.total) < SMALL * self.free:
             return plain
         try:
-            return replace(plain, footprint=self._traced(tracer, batch, rows, fixed), exact=True)
+            return replace(plain, footprint=self._traced(tracer, batch, fixed), exact=True)
         except Exception as error:  # an estimate that fails is no reason not to train
             return replace(plain, problem=f"{type(error).__name__}: {error}".splitlines()[0])
 
-    def _traced(self, tracer: Tracer, batch: Batch, rows: int, fixed: Footprint) -> Footprint:
-        found = fixed.with_peak(tracer.peak(self._objective(tracer, rows, fixed.fixed), batch))
+    def _traced(self, tracer: Tracer, batch: Batch, fixed: Footprint) -> Footprint:
+        found = fixed.with_peak(tracer.peak(self._objective(tracer, batch, fixed.fixed), batch))
         if found.total > self.free and found.logits:
             # the logits come in pieces where little is left for them
-            objective = self._objective(tracer, rows, found.total - found.logits)
+            objective = self._objective(tracer, batch, found.total - found.logits)
             found = found.with_peak(tracer.peak(objective, batch))
         return found
 
@@ -202,25 +214,56 @@ class Estimator:
         batch: Batch = split.longest(rows)
         return batch if length is None else _cut(batch, length)
 
-    def _objective(self, tracer: Tracer, rows: int, reserved: int) -> Objective:
-        plan = replace(self.setting.plan, micro_batch_size=rows)
+    def _objective(self, tracer: Tracer, batch: Batch, reserved: int) -> Objective:
+        plan = replace(self.setting.plan, micro_batch_size=len(batch["labels"]))
         if self.workload is not None and self.workload.splits:
             setting = replace(self.setting, plan=plan, reserved=reserved)
             return self.workload.objective(tracer.tuner, setting)
-        kind = str(getattr(tracer.tuner.backbone, "task", "classification"))
-        made: Objective = registry.resolve("objectives", kind)(tracer.tuner)
-        return made
+        return _usual_objective(tracer.tuner, batch, self.free, reserved)
+
+
+def _usual_objective(tuner: Tuner, batch: Batch, free: int, reserved: int) -> Objective:
+    """What is minimised where there are no data to ask."""
+    backbone: Any = tuner.backbone
+    kind, options = str(getattr(backbone, "task", "classification")), {}
+    if kind in ("causal_lm", "seq2seq"):
+        words = int(backbone.config.vocab_size)
+        available = room_for_logits(free, reserved, words)
+        options["chunk_tokens"] = choose_chunk(batch["labels"].numel(), words, available)
+    made: Objective = registry.resolve("objectives", kind)(tuner, **options)
+    return made
 
 
 def say_estimate(estimate: Estimate, reporter: Reporter) -> None:
     """One line; a warning where the memory does not suffice."""
     if estimate.fits:
         reporter.say(f"memory: {estimate}")
-    else:
-        reporter.warn(
-            f"The memory may not suffice: {estimate}. Try a smaller train.micro_batch_size (auto: "
-            "the largest that fits), or model.grad_checkpointing."
-        )
+        return
+    ways = ["model.grad_checkpointing", "a model.dtype of fewer bits"]
+    if estimate.rows > 1:
+        ways.insert(0, "a smaller train.micro_batch_size (auto: the largest that fits)")
+    reporter.warn(f"The memory may not suffice: {estimate}. Try {' or '.join(ways)}.")
+
+
+def planned_setting(recipe: Recipe) -> Setting:
+    """How a dry run computes: as the recipe says, or on a CPU where its device is not here."""
+    try:
+        device = choose_device(recipe.train.device)
+    except NotSupported:
+        device = torch.device("cpu")
+    plan = training_plan(recipe)
+    return Setting(plan, device, choose_precision(recipe.train.precision, device), plan.batch_size)
+
+
+def estimate_of_dry_run(estimator: Estimator, reporter: Reporter) -> dict[str, Any]:
+    """Says what the run would take, with the micro-batch that `auto` would find; JSON values."""
+    size = None
+    if estimator.recipe.train.micro_batch_size == "auto":
+        size = largest_that_fits(estimator)
+        reporter.say(f"train.micro_batch_size: {size} (auto, by the estimate)")
+    estimate = estimator.estimate(size)
+    say_estimate(estimate, reporter)
+    return estimate.as_dict()
 
 
 def reserved_beside(estimate: Estimate) -> int:
@@ -365,7 +408,7 @@ def advice(estimator: Estimator) -> str:
     if model.quantize is None and now.length is not None:
         ways.append(("model.quantize=nf4", "frozen weights in 4 bits", {"quantize": "nf4"}))
     lines = [f"{key} ({what}; {_needs(estimator, asked)})" for key, what, asked in ways]
-    free = f"{_gb(estimator.free)} GB were free at the start"
+    free = f"{_size(estimator.free)} were free at the start"
     return f"{free}. What helps, what costs least first: {'; '.join(lines)}."
 
 
@@ -375,7 +418,7 @@ def _mostly_float32(backbone: Backbone) -> bool:
 
 def _needs(estimator: Estimator, asked: dict[str, Any]) -> str:
     found = estimator.estimate(**asked)
-    return f"about {_gb(found.footprint.total)} GB"
+    return f"about {_size(found.footprint.total)}"
 
 
 def share_longer(workload: Workload | None, length: int) -> float:

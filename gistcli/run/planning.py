@@ -12,8 +12,9 @@ from gistcli.methods.base import Method
 from gistcli.methods.gist import WithGist
 from gistcli.recipe import Recipe
 from gistcli.reporting import SILENT, Reporter
-from gistcli.run.assembling import assemble, say_parameters, site_rows
-from gistcli.run.settings import modality_of, resolved, say_defaults, training_plan
+from gistcli.run.assembling import say_parameters, site_rows
+from gistcli.run.memory import Estimator, estimate_of_dry_run, planned_setting
+from gistcli.run.settings import modality_of, resolved, say_defaults
 from gistcli.run.text_planning import dry_run_text
 from gistcli.run.workload import say_catalog
 
@@ -34,7 +35,9 @@ def dry_run(recipe: Recipe, *, reporter: Reporter = SILENT) -> dict[str, Any]:
     catalog = _catalog(recipe, reporter)
     counts = catalog.counts() if catalog else expected_counts(recipe.data)
     classes = len(catalog.classes) if catalog else recipe.data.classes
-    assembly = assemble(recipe, classes or 1, meta=True)
+    setting = planned_setting(recipe)
+    estimator = Estimator(recipe, None, setting, task=None, classes=classes or 1)
+    assembly = estimator.planned
     parameters: dict[str, int | None] = dict(assembly.parameters())
     if catalog:
         say_catalog(catalog, reporter)
@@ -46,7 +49,7 @@ def dry_run(recipe: Recipe, *, reporter: Reporter = SILENT) -> dict[str, Any]:
     say_parameters(assembly, reporter, head=classes is not None)
     _warn_of_files(assembly.method, reporter)
     say_defaults(recipe, reporter)
-    plan = training_plan(recipe)
+    plan = setting.plan
     steps = None
     if counts:
         per_epoch = -(-counts["train"] // plan.batch_size)
@@ -58,6 +61,7 @@ def dry_run(recipe: Recipe, *, reporter: Reporter = SILENT) -> dict[str, Any]:
         "steps": steps if steps is not None else plan.max_steps,
         "merge": assembly.tuner.merge_refusal(),
         "sites": site_rows(assembly.tuner.sites),
+        "memory": estimate_of_dry_run(estimator, reporter),
         "classes": catalog.classes if catalog else None,
         "examples": counts,
     }

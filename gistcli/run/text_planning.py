@@ -10,8 +10,9 @@ from gistcli.data.text import passages
 from gistcli.errors import NotFound
 from gistcli.recipe import Recipe
 from gistcli.reporting import Reporter
-from gistcli.run.assembling import Assembly, assemble, open_model, say_parameters, site_rows
-from gistcli.run.settings import say_defaults, training_plan
+from gistcli.run.assembling import Assembly, say_parameters, site_rows
+from gistcli.run.memory import Estimator, estimate_of_dry_run, planned_setting
+from gistcli.run.settings import say_defaults
 from gistcli.run.texts import TextTask, open_text
 
 SHOWN = 2
@@ -34,16 +35,16 @@ def dry_run_text(recipe: Recipe, reporter: Reporter) -> dict[str, Any]:
     """
     workload = _open(recipe, reporter)
     asked = None if recipe.task.type == "auto" else recipe.task.type
-    backbone = open_model(recipe.model, meta=True, task=workload.task if workload else asked)
-    if workload is not None:
-        workload.fit_to(backbone)
+    task = workload.task if workload else asked
     classes = len(workload.classes) if workload else recipe.data.classes
-    assembly = assemble(recipe, classes or 1, meta=True, backbone=backbone)
+    setting = planned_setting(recipe)
+    estimator = Estimator(recipe, workload, setting, task=task, classes=classes or 1)
+    assembly, plan = estimator.planned, setting.plan
+    backbone = assembly.backbone
     if workload is not None:
         workload.say(reporter)
     say_parameters(assembly, reporter, head=bool(classes) or not backbone.head_names())
     say_defaults(recipe, reporter)
-    plan = training_plan(recipe)
     steps = plan.max_steps
     if workload is not None:
         per_epoch = _encode(workload, assembly, plan.batch_size, reporter)
@@ -54,6 +55,7 @@ def dry_run_text(recipe: Recipe, reporter: Reporter) -> dict[str, Any]:
         "steps": steps,
         "merge": assembly.tuner.merge_refusal(),
         "sites": site_rows(assembly.tuner.sites),
+        "memory": estimate_of_dry_run(estimator, reporter),
         "classes": workload.classes if workload else None,
         "examples": workload.catalog.counts() if workload else None,
     }

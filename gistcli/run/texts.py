@@ -41,7 +41,7 @@ from gistcli.run.classification import Classification
 from gistcli.run.regression import Regression
 from gistcli.run.shelf import Shelf
 from gistcli.run.workload import Setting, Workload
-from gistcli.train.memory import free_memory
+from gistcli.train.memory import free_memory, room_for_logits
 
 
 class TextTask(Workload):
@@ -161,7 +161,7 @@ class CausalText(Answering, TextTask):
         """Cross-entropy of the next token, in pieces where all logits would not fit."""
         rows = setting.plan.micro_batch_size or setting.plan.batch_size
         vocabulary = len(tuner.backbone.model.get_output_embeddings().weight)  # type: ignore[operator]
-        available = max(free_memory(setting.device) - setting.reserved, 0)
+        available = room_for_logits(free_memory(setting.device), setting.reserved, vocabulary)
         chunk = choose_chunk(rows * self.longest, vocabulary, available)
         kind = registry.resolve("objectives", self.task)
         smoothing = self.recipe.optim.label_smoothing

@@ -9,10 +9,14 @@ from pathlib import Path
 import psutil
 import torch
 
+from gistcli.objectives.chunked import logit_bytes
+
 _FORGET_PEAK = "5"
 """What Linux takes in `clear_refs` as the wish to forget the peak of the resident size."""
 _CGROUP = Path("/sys/fs/cgroup")
 """Where Linux says what a container may use, which may be less than the machine has."""
+LEAST = 128
+"""Tokens of a piece of logits."""
 _CPU_MESSAGES = ("DefaultCPUAllocator", "can't allocate memory", "out of memory")
 
 
@@ -36,6 +40,19 @@ def _allowed(group: Path) -> int | None:
     except (OSError, ValueError):  # no such file, or "max"
         return None
     return max(limit - used + int(cached), 0)
+
+
+def room_for_logits(free: int, reserved: int, vocabulary: int) -> int:
+    """Bytes for logits, as `choose_chunk` asks for them.
+
+    Never less than pieces of LEAST tokens need: shorter ones cost much time and save nothing.
+
+    Args:
+        free: bytes that can be taken.
+        reserved: bytes of them that others will take.
+        vocabulary: words.
+    """
+    return max(free - reserved, 8 * logit_bytes(LEAST, vocabulary))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
