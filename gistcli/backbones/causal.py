@@ -55,9 +55,14 @@ class Causal(TextBackbone):
         """Whether a name is that of a decoder's class in transformers."""
         return family_of_class(architecture) == "causal"
 
+    @property
+    def network(self) -> Any:
+        """The module that runs the blocks, through which every call passes (not so OPT's base)."""
+        return self.model.get_submodule(self.block_paths[0].rsplit(".", 2)[0])
+
     def place_for_tokens(self) -> DecoderTokens:
         """Prompts in front of the text, a gist token behind it."""
-        return DecoderTokens(self.base, self.blocks)
+        return DecoderTokens(self.network, self.blocks)
 
     @property
     def positions(self) -> int | None:
@@ -73,7 +78,7 @@ class Causal(TextBackbone):
         """
         if self._prefix is None:
             sites, room = self.all_sites(), self.positions
-            self._prefix = PrefixSeam(self.model, self.base, self.blocks, sites, room)
+            self._prefix = PrefixSeam(self.model, self.network, self.blocks, sites, room)
         return self._prefix
 
     def run(self, batch: Mapping[str, Tensor]) -> Ran:

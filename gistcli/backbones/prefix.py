@@ -64,6 +64,22 @@ class Prefix:
             cache.update(*both, layer)
 
 
+@torch.no_grad()
+def prefix_of(network: Any, batch: Mapping[str, Tensor]) -> Prefix:
+    """What a decoder computes of texts (N, P) without padding: keys and values of every position.
+
+    Args:
+        network: of transformers, with or without its head.
+        batch: `input_ids`, or `inputs_embeds`.
+    """
+    from transformers import DynamicCache
+
+    cache: Any = DynamicCache()  # without the config, so that layers with a window keep everything
+    network.base_model(**batch, past_key_values=cache, use_cache=True)
+    keys = torch.stack([layer.keys for layer in cache.layers])
+    return Prefix(keys, torch.stack([layer.values for layer in cache.layers]))
+
+
 MakePrefix = Callable[[int], Prefix]
 """Number of rows -> the prefix of a forward pass."""
 
@@ -112,7 +128,7 @@ class PrefixSeam:
 
     Args:
         model: of transformers.
-        base: the network without its head.
+        network: the module of it that runs the blocks, whatever calls it.
         blocks: of the network, in order.
         sites: its linear maps, for the widths of keys and values.
         positions: that a text can have; None without a limit.
@@ -122,13 +138,13 @@ class PrefixSeam:
     """
 
     def __init__(
-        self, model: Any, base: Any, blocks: Any, sites: list[Site], positions: int | None
+        self, model: Any, network: Any, blocks: Any, sites: list[Site], positions: int | None
     ) -> None:
-        self.model, self.base, self.positions = model, base, positions
+        self.model, self.network, self.positions = model, network, positions
         self.config: Any = model.config
         self.shape = _shape(model, len(blocks), sites)
         self._attentions = [_attention(block, model) for block in blocks]
-        self._names = list(inspect.signature(base.forward).parameters)
+        self._names = list(inspect.signature(network.forward).parameters)
         self._entry: tuple[int, MakePrefix, Switch] | None = None
         self._current: Prefix | None = None
 
@@ -154,7 +170,7 @@ class PrefixSeam:
                 "Make it shorter (method.length).",
             )
         self._entry = (length, make, switch)
-        before = self.base.register_forward_pre_hook(self._before, with_kwargs=True)
+        before = self.network.register_forward_pre_hook(self._before, with_kwargs=True)
         switch.handles.append(before)
         for layer, (module, name) in enumerate(self._attentions):
             hook = self._hand_over(layer, name)
@@ -174,7 +190,7 @@ class PrefixSeam:
         return hook
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Make room in front of the text, in the arguments of the network without its head."""
+        """Make room in front of the text, in the arguments of the network."""
         self._current = None
         if self._entry is None or not self._entry[2].enabled:
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -55,7 +56,8 @@ def packed_mask(model: Any, segments: Tensor) -> Any:
 def mixing(model: Any) -> str:
     """What of a network no mask of pairs reaches; empty where masks decide everything."""
     others = {*(getattr(model.config, "layer_types", None) or ())} - EXACT
-    by_distance = hasattr(model.base_model, "build_alibi_tensor")  # made from a mask of tokens
-    if others or by_distance:
+    makers = [name for name in dir(model.base_model) if re.match("build_.*alibi", name)]
+    alibi = getattr(model.config, "alibi", False) or makers  # made from a mask of tokens
+    if others or alibi:
         return ", ".join(sorted(others)) or "attention that takes no mask of pairs"
     return ""

@@ -22,7 +22,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from gistcli.backbones.base import Backbone
-from gistcli.backbones.prefix import Prefix
+from gistcli.backbones.prefix import Prefix, prefix_of
 from gistcli.backbones.prefix_file import AXES, read_prefix
 from gistcli.errors import WeightsError
 from gistcli.methods.base import Capabilities, Method, Recommended, Tuner, full_precision
@@ -139,23 +139,15 @@ class PrefixTuner(Tuner):
 
     def _of_words(self) -> Prefix:
         """Of random words, one a position, as the network reads them in a row."""
-        words = int(self.backbone.model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
+        network: Any = self.backbone.model
+        words = len(network.get_input_embeddings().weight)
         ids_BT = torch.randint(words, (1, self.method.length), device=self.keys.device)
         with self.disabled():
-            return prefix_of(self.backbone, {"input_ids": ids_BT})
+            return prefix_of(network, {"input_ids": ids_BT})
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         """None of it: the prefix is no weight, and N(0, 1) its natural size."""
         return False
-
-
-@torch.no_grad()
-def prefix_of(backbone: Backbone, batch: Mapping[str, Tensor]) -> Prefix:
-    """What a decoder keeps of texts (B, P) without padding: keys and values of every position."""
-    network: Any = backbone.model
-    cache = network.base_model(**batch, use_cache=True).past_key_values
-    keys = torch.stack([layer.keys for layer in cache.layers])
-    return Prefix(keys, torch.stack([layer.values for layer in cache.layers]))
 
 
 def _mlp(inside: int, hidden: int, out: int, like: Tensor) -> nn.Sequential:
