@@ -13,6 +13,7 @@ from torch import Tensor
 from gistcli import registry
 from gistcli.backbones import Backbone
 from gistcli.backbones.images import require_images
+from gistcli.backbones.seq2seq import Seq2Seq
 from gistcli.data.text import TextSplit
 from gistcli.errors import NotSupported, OutOfMemory
 from gistcli.methods.base import Tuner
@@ -200,6 +201,8 @@ class Estimator:
         backbone = open_model(recipe.model, meta=True, task=self._task)
         if self.workload is not None:
             self.workload.fit_to(backbone)
+        elif self._task == "classification" and isinstance(backbone, Seq2Seq):
+            backbone.set_label_words(*_words(self._classes))
         weights = weight_bytes(backbone.model)
         return assemble(recipe, self._classes, meta=True, backbone=backbone), weights
 
@@ -220,6 +223,12 @@ class Estimator:
             setting = replace(self.setting, plan=plan, reserved=reserved)
             return self.workload.objective(tracer.tuner, setting)
         return _usual_objective(tracer.tuner, batch, self.free, reserved)
+
+
+def _words(classes: Sequence[str] | int) -> tuple[list[str], list[int]]:
+    """Label words without a tokenizer, and ids in their place: only how many there are counts."""
+    names = [str(i) for i in range(classes)] if isinstance(classes, int) else [*classes]
+    return names, [*range(len(names))]
 
 
 def _usual_objective(tuner: Tuner, batch: Batch, free: int, reserved: int) -> Objective:
