@@ -22,6 +22,7 @@ _PATHS = {
     ("data", "path"),
     ("data", "chat_template"),
     ("output", "dir"),
+    ("method", "init"),
     ("method", "name"),
     ("method", "weights"),
 }
@@ -287,9 +288,9 @@ def _resolve_paths(tree: Any, base: Path, draft: _Draft) -> None:
         if (section, key) == ("method", "name"):
             if file.endswith(".py"):
                 inner[key] = f"{os.path.abspath(base / file)}{colon}{name}"
-        elif key in ("dir", "weights"):
+        elif key in ("dir", "weights") or (key == "init" and text.endswith(".safetensors")):
             inner[key] = text if text in _NO_PATHS else os.path.abspath(base / text)
-        elif text not in _NO_PATHS and _is_path(text, base):
+        elif key != "init" and text not in _NO_PATHS and _is_path(text, base):
             inner[key] = os.path.abspath(base / text)
         else:
             inner[key] = text

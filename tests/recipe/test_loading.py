@@ -204,6 +204,20 @@ def test_paths_are_relative_to_the_file_and_names_stay_names(
     assert named.model.name == "weights"
 
 
+def test_a_start_from_a_file_is_a_path_and_a_word_is_none(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "words").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for init, found in (("words", "words"), ("p.safetensors", tmp_path / "sub" / "p.safetensors")):
+        path = write(
+            f"model: {{name: m}}\ndata: {{path: d}}\nmethod: {{name: prefix, init: {init}}}\n",
+            "sub/r.yaml",
+            "",
+        )
+        assert load_recipe(path).method["init"] == str(found)
+
+
 def test_tilde_and_variables_expand(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,9 @@ import torch
 from gistcli.data.text.tokenizer import open_tokenizer
 from gistcli.errors import DataError, NotSupported
 from gistcli.evaluate.language.generation import Decoding, Generated, generate
-from gistcli.methods.base import Tuner
+from gistcli.methods.base import Method, Tuner
+from gistcli.methods.prefix import PrefixTuning
+from gistcli.methods.prompt import Prompt
 from tests.evaluate.language.words import KINDS, PROMPTS, gpt2, tokenizer, tuned
 from tests.objectives.tiny_lm import tiny_lm
 
@@ -47,6 +49,29 @@ def test_greedy_text_depends_on_its_prompt_alone(tuner: Tuner, batch_size: int) 
     found = generate(tuner, tokenizer(), PROMPTS, TWELVE, batch_size)
     assert ids(found) == [by_hand(tuner, p, 12, frozenset({2})) for p in PROMPTS]
     assert len({g.text for g in found}) == len(PROMPTS)
+
+
+@pytest.mark.parametrize("batch_size", [1, 100])
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("method", [PrefixTuning(length=3), Prompt(length=3)], ids=str)
+def test_what_stands_in_front_of_the_text_is_there_in_every_row(
+    method: Method, kind: str, batch_size: int
+) -> None:
+    torch.manual_seed(1)
+    tuner = method.attach(KINDS[kind]()).eval()
+    found = generate(tuner, tokenizer(), PROMPTS, TWELVE, batch_size)
+    assert ids(found) == [by_hand(tuner, p, 12, frozenset({2})) for p in PROMPTS]
+    with tuner.disabled():
+        assert ids(generate(tuner, tokenizer(), PROMPTS, TWELVE, batch_size)) != ids(found)
+
+
+def test_what_stands_in_front_takes_its_positions_from_the_text() -> None:
+    tuner = PrefixTuning(length=10).attach(gpt2()).eval()
+    prompt = [1, *range(3, 51)]
+    found = generate(tuner, tokenizer(NEVER), [prompt], TWELVE, 1)
+    assert ids(found) == [by_hand(tuner, prompt, 64 - 10 - 49, NEVER)]
+    with pytest.raises(DataError, match=r"prompt 0 \(54 tokens"):
+        generate(tuner, tokenizer(NEVER), [[4] * 54], TWELVE, 1)
 
 
 def test_the_tuned_network_writes_and_not_the_pretrained_one(tuner: Tuner) -> None:
