@@ -33,6 +33,9 @@ def empty(model: nn.Module) -> None:
     """
     for parameter in model.parameters():
         values = parameter.data
+        if values.numel() < 2:  # as large as its stand-in
+            parameter.data = values.float()
+            continue
         parameter._gist_stored = values  # type: ignore[attr-defined]
         parameter.data = torch.zeros((), dtype=torch.float32).expand(values.shape)
     _widen_buffers(model)
