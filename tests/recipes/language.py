@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 
 from transformers import AutoConfig, LlamaConfig, PretrainedConfig, RobertaConfig, T5Config
 
+from gistcli.backbones.seq2seq import Seq2Seq
 from gistcli.recipe import Recipe, load_recipe
 from gistcli.recipe.loading import task_names
+from gistcli.run.assembling import assemble, open_model
 from tests.recipes.known import NAMES, ROOT
 
 FAMILIES = ("glue", "commonsense", "arithmetic", "instruct")
@@ -51,3 +54,20 @@ def first_recipe(name: str, *sets: str) -> Recipe:
     """A recipe, with its first task where it has any."""
     [task, *_] = tasks_of(name)
     return load_recipe(ROOT / name, sets=[*([f"task.name={task}"] if task else []), *sets])
+
+
+@cache
+def _counts(folder: Path, sections: str) -> dict[str, int]:
+    tree = {"model": {"name": str(folder)}, "data": {"path": "none"}, **json.loads(sections)}
+    recipe = Recipe.model_validate(tree)
+    task = None if recipe.task.type == "auto" else recipe.task.type
+    backbone = open_model(recipe.model, meta=True, task=task)
+    if isinstance(backbone, Seq2Seq):
+        backbone.set_label_words(["0", "1"], [0, 1])
+    return assemble(recipe, 2, meta=True, backbone=backbone).parameters()
+
+
+def counts(recipe: Recipe, folder: Path) -> dict[str, int]:
+    """What a dry run counts without weights; each distinct network is built once."""
+    sections = {"method": recipe.method, "gist": recipe.gist, "task": {"type": recipe.task.type}}
+    return _counts(folder, json.dumps(sections, sort_keys=True))

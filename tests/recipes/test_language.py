@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from gistcli import run
 from gistcli.data.text import Completion, examples_of, open_texts
 from gistcli.recipe import Recipe, load_recipe
 from gistcli.run.texts import text_options
@@ -21,6 +20,7 @@ from tests.recipes.language import (
     CONFIGS,
     FAMILIES,
     OF_LANGUAGE,
+    counts,
     first_recipe,
     save_config,
     tasks_of,
@@ -34,6 +34,9 @@ COUNTS = {
     "glue/lora-large.yaml": 786_432,
     "glue/bitfit.yaml": 102_144,
     "glue/bitfit-large.yaml": 271_360,
+    "glue/t5-adapter.yaml": 1_807_488,
+    "glue/t5-prompt.yaml": 76_800,
+    "glue/t5-layernorm.yaml": 47_616,
     "commonsense/gift-qv.yaml": 1_048_576,
     "commonsense/gift-attn-out.yaml": 1_048_576,
     "commonsense/gift-qkvud.yaml": 3_506_176,
@@ -57,9 +60,13 @@ COUNTS = {
     "instruct/chats.yaml": 4_980_736,
 }
 """Trained parameters without head and gist token; none for protocols without a method."""
-PROTOCOLS = ("glue/tasks.yaml", "commonsense/commonsense.yaml", "arithmetic/math.yaml",
+PROTOCOLS = ("glue/tasks.yaml", "glue/t5.yaml", "commonsense/commonsense.yaml", "arithmetic/math.yaml",
              "instruct/ultrafeedback.yaml")  # fmt: skip
-WIDTHS = {"FacebookAI/roberta-base": 768, "FacebookAI/roberta-large": 1_024}
+WIDTHS = {
+    "FacebookAI/roberta-base": 768,
+    "FacebookAI/roberta-large": 1_024,
+    "google-t5/t5-base": 768,
+}
 SIX = ("cola", "sst2", "mrpc", "stsb", "qnli", "rte")
 MEANS = {
     "glue/gift.yaml": 85.1,
@@ -90,21 +97,38 @@ def test_every_language_recipe_has_a_count_or_is_a_protocol() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_dry_run_on_a_folder_with_a_config_alone_counts_as_published(
+def test_a_folder_with_a_config_alone_is_enough_for_the_published_counts(
     networks: Callable[[Recipe], Path], family: str
 ) -> None:
-    for name in (n for n in OF_LANGUAGE if n.startswith(family)):
+    for name in (n for n in OF_LANGUAGE if n.startswith(family) and n not in PROTOCOLS):
         recipe = first_recipe(name)
-        there = (f"model.name={networks(recipe)}", "data.path=./nothing")
-        found = run.dry_run(first_recipe(name, *there))["parameters"]
+        found = counts(recipe, networks(recipe))
         published = recipe.published.parameters if recipe.published else None
-        if name not in PROTOCOLS:
-            assert found["method"] == COUNTS[base_of(name)], name
-            assert published in (None, found["method"]), name
+        assert found["method"] == COUNTS[base_of(name)], name
+        assert published in (None, found["method"]), name
         token = WIDTHS[recipe.model.name] if recipe.gist else 0
         assert found["gist"] == token, name
-        head = found["method"] + token
-        assert f"{head:,} parameters" in _first_line(name) or name in PROTOCOLS, name
+        assert f"{found['method'] + token:,} parameters" in _first_line(name), name
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("glue/gift.yaml", 98_304),
+        ("glue/gist-t5-prompt.yaml", 76_800 + 768),
+        ("commonsense/llama3-gift-qkvud.yaml", 3_932_160),
+    ],
+)
+def test_a_dry_run_needs_neither_weights_nor_tokenizer_nor_data(
+    networks: Callable[[Recipe], Path], tmp_path: Path, name: str, count: int
+) -> None:
+    task = "--task sst2" if name.startswith("glue") else ""
+    found = call(
+        f"gist finetune {ROOT / name} {task} --dry-run",
+        "--model", networks(first_recipe(name)), "--data", tmp_path / "nothing.jsonl",
+    )  # fmt: skip
+    assert found["parameters"]["method"] + found["parameters"]["gist"] == count
+    assert found["examples"] is None
 
 
 def _first_line(name: str) -> str:
@@ -127,6 +151,7 @@ def test_a_recipe_selects_and_reports_what_the_publication_does(name: str) -> No
         if family == "glue":
             metric = {"cola": "matthews", "stsb": "pearson"}.get(str(task), "accuracy")
             assert (recipe.eval.metric, recipe.eval.select) == (metric, "best")
+            assert (recipe.data.splits != "auto") is ("t5" in name)
             assert recipe.data.path == f"glue/{task}"
             assert recipe.published is None or recipe.published.metric == f"val/{metric}"
             assert (recipe.task.type == "regression") is (task == "stsb")
@@ -201,8 +226,7 @@ def test_rows_are_put_as_the_publication_puts_them(tmp_path: Path, name: str) ->
 
 
 def test_a_dry_run_with_tokenizer_and_data_counts_the_steps(tmp_path: Path) -> None:
-    recipe = first_recipe("commonsense/llama3-gift-qkvud.yaml")
-    folder = save_config(tmp_path / "llama", recipe.model.name)
+    folder = save_config(tmp_path / "llama", "meta-llama/Meta-Llama-3-8B")
     letters(template=None).base.save_pretrained(folder)
     row = json.dumps(ROWS["commonsense/gift-qv.yaml"])
     (tmp_path / "rows.json").write_text(f"[{', '.join([row] * 64)}]")
@@ -214,13 +238,12 @@ def test_a_dry_run_with_tokenizer_and_data_counts_the_steps(tmp_path: Path) -> N
     assert (found["examples"], found["steps"]) == ({"train": 64}, 6 * 2)
 
 
-@pytest.mark.parametrize("task", ["cola", "rte"])
-def test_glue_recipes_read_the_real_fragments(assets: Path, tmp_path: Path, task: str) -> None:
+def test_glue_recipes_read_the_real_fragments(assets: Path, tmp_path: Path) -> None:
     folder = save_config(tmp_path / "roberta", "FacebookAI/roberta-base")
     letters(template=None).base.save_pretrained(folder)
     found = call(
-        f"gist finetune {ROOT / 'glue/gist-gift.yaml'} --task {task} --dry-run",
-        "--model", folder, "--data", assets / "text" / task,
+        f"gist finetune {ROOT / 'glue/gist-gift.yaml'} --task rte --dry-run",
+        "--model", folder, "--data", assets / "text" / "rte",
     )  # fmt: skip
     assert found["parameters"]["method"] + found["parameters"]["gist"] == 98_304 + 768
     assert len(found["classes"]) == 2
