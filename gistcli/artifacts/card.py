@@ -131,6 +131,8 @@ def _snippets(facts: CardFacts, receipt: Receipt) -> str:
             return _PREFIX.format(base=facts.base_model, folder=folder)
         if receipt.format == "peft":
             text = _PEFT_TEXT.format(base=facts.base_model, auto=auto, folder=folder)
+            if facts.kind == SEQ2SEQ and facts.classes:
+                text += _WORDS_APART
             return text if receipt.serve is None else text + _SERVE.format(command=receipt.serve)
         if facts.kind == SEQ2SEQ:
             return (_LABEL_WORDS if facts.classes else _SEQ2SEQ).format(folder=folder)
@@ -249,6 +251,10 @@ start = torch.tensor([[model.config.decoder_start_token_id]])
 logits = model(**inputs, decoder_input_ids=start).logits[0, 0, model.config.label_token_ids]
 print(model.config.id2label[int(logits.argmax())])
 ```"""
+_WORDS_APART = (
+    "\n\nThe class is the label word whose first token (`label_token_ids` in `label_words.json`) "
+    "has the highest logit at the decoder's start."
+)
 
 _PEFT_TEXT = """```python
 from peft import PeftModel

@@ -24,6 +24,8 @@ from gistcli.backbones.supervision import IGNORED
 from gistcli.backbones.text import TextBackbone
 
 TEMPLATE = "chat_template.jinja"
+LABEL_WORDS = "label_words.json"
+"""What config.json of a merged folder says of the classes, beside an adapter."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class TextForm(Form):
             StorageError: the disk is full or may not be written.
         """
         atomic.write_json(folder / CONFIG, {**self.config, "dtype": dtype})
-        self.write_beside_adapter(folder)
+        self._write_base_files(folder)
 
     @property
     def peft_task(self) -> str | None:
@@ -83,11 +85,18 @@ class TextForm(Form):
         return None if self.template is None else TEMPLATE
 
     def write_beside_adapter(self, folder: Path) -> None:
-        """Tokenizer, generation config and chat template.
+        """Tokenizer, generation config and chat template; label words, where classes are words.
 
         Raises:
             StorageError: the disk is full or may not be written.
         """
+        self._write_base_files(folder)
+        keys = ("id2label", "label_words", "label_token_ids")
+        words = {key: self.config[key] for key in keys if key in self.config}
+        if len(words) == len(keys):
+            atomic.write_json(folder / LABEL_WORDS, words)
+
+    def _write_base_files(self, folder: Path) -> None:
         for name in TOKENIZER:
             if (self.base / name).is_file():
                 with atomic.storage_errors(folder / name):

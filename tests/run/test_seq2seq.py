@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from gistcli import run
@@ -145,6 +146,10 @@ def test_classes_are_words_in_a_run_and_in_its_merged_folder(place: Path, tmp_pa
     again = run.evaluate(tmp_path / "run", device="cpu", batch_size=7)["metrics"]
     assert again == pytest.approx({k: v for k, v in figures.items() if k.startswith("test/")})
     call("gist merge", tmp_path / "run", "-o", tmp_path / "merged")
+    call("gist merge", tmp_path / "run", "-o", tmp_path / "lora", "--format", "peft")
+    beside = json.loads((tmp_path / "lora" / "label_words.json").read_text())
+    assert (beside["id2label"], beside["label_token_ids"]) == ({"0": "even", "1": "odd"}, [4, 5])
+    assert not (tmp_path / "merged" / "label_words.json").exists()
     rows = [json.loads(line) for line in (place / "parity.jsonl").read_text().splitlines()[:20]]
     write_rows(tmp_path / "ask.jsonl", [{"text": row["text"]} for row in rows])
     found = [
@@ -165,6 +170,21 @@ def test_classes_are_words_in_a_run_and_in_its_merged_folder(place: Path, tmp_pa
         assert model.config.id2label[best] == name
     other = run.evaluate(tmp_path / "merged", data=str(place / "parity.jsonl"), device="cpu")
     assert other["metrics"]["test/accuracy"] > 0.8
+
+
+def test_a_tied_network_stays_tied_when_all_of_it_is_trained(place: Path, tmp_path: Path) -> None:
+    asked = recipe(place, "t5", "echo.jsonl").as_dict()
+    full = {**asked, "method": {"name": "full"}, "train": {"max_steps": 2}, "optim": {"lr": 1e-3}}
+    result = run.finetune(Recipe.model_validate(full), output=tmp_path / "run")
+    base = open_backbone(str(place / "t5"))
+    assert result["parameters"]["method"] == base.count()
+    call("gist merge", tmp_path / "run", "-o", tmp_path / "merged")  # verified on real inputs
+    stored = load_file(tmp_path / "merged" / "model.safetensors")
+    assert "shared.weight" in stored
+    assert not {"lm_head.weight", "encoder.embed_tokens.weight"} & stored.keys()
+    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "merged")
+    assert model.lm_head.weight is model.shared.weight
+    assert not torch.equal(model.shared.weight, base.hf.shared.weight)
 
 
 def test_a_dry_run_shows_source_and_target_apart(place: Path) -> None:
