@@ -60,8 +60,13 @@ COUNTS = {
     "instruct/chats.yaml": 4_980_736,
 }
 """Trained parameters without head and gist token; none for protocols without a method."""
-PROTOCOLS = ("glue/tasks.yaml", "glue/t5.yaml", "commonsense/commonsense.yaml", "arithmetic/math.yaml",
-             "instruct/ultrafeedback.yaml")  # fmt: skip
+PROTOCOLS = (
+    "glue/tasks.yaml",
+    "glue/t5.yaml",
+    "commonsense/commonsense.yaml",
+    "arithmetic/math.yaml",
+    "instruct/ultrafeedback.yaml",
+)
 WIDTHS = {
     "FacebookAI/roberta-base": 768,
     "FacebookAI/roberta-large": 1_024,
