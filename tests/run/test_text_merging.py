@@ -108,7 +108,7 @@ def test_chats_become_an_adapter_with_which_peft_answers_as_predict_does(
         f"gist merge {tmp_path / 'run'} --format peft --base-name owner/base",
         "-o", tmp_path / "lora",
     )  # fmt: skip
-    assert receipt["max_abs_logit_difference"] < 1e-5
+    assert receipt["max_abs_logit_difference"] < 1e-4  # of logits of some tens
     assert receipt["greedy_agreement"] == 1
     questions = [f"{a} and {b}" for a in names for b in names if a != b][:20]
     file = write_rows(
