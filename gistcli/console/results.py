@@ -115,8 +115,10 @@ def _metrics(console: Console, value: Mapping[str, Any]) -> None:
     for name, figure in metrics.items():
         low_high = intervals.get(name)
         interval = f"{low_high[0]:.4f} to {low_high[1]:.4f}" if low_high else ""
-        n = examples.get(name.partition("/")[0]) if isinstance(examples, Mapping) else examples
-        rows.append([name, f"{figure:.4f}", interval, n])
+        split = name.partition("/")[0]
+        n = examples.get(split) if isinstance(examples, Mapping) else examples
+        shown = f"{name} (selected on)" if split == value.get("selected_on") else name
+        rows.append([shown, f"{figure:.4f}", interval, n])
     if rows:
         columns = ["metric", "value", "95 % interval", "n"]
         console.print(make_table(result_title(value), columns, rows))

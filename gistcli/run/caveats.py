@@ -38,6 +38,9 @@ def about_rows(rows: Sequence[Row], tasks: Sequence[str], split: str) -> list[st
     apart = [task for task in tasks if len(_fingerprints(rows, task, split)) > 1]
     if apart:
         notes.append(f"runs were measured on different {split} examples: {listed(apart)}")
+    chosen = [e.path for e in entries if e.result.get("selected_on") == split]
+    if chosen:
+        notes.append(f"selected on {split}, the split that is shown: weights of {listed(chosen)}")
     notes += _settings(rows, tasks) + _devices(entries)
     return notes
 

@@ -163,6 +163,7 @@ def _conclude(job: Job, fitted: FitResult, reporter: Reporter) -> dict[str, Any]
         "micro_batch_size": job.setting.plan.micro_batch_size or job.setting.plan.batch_size,
         "steps": fitted.steps,
         "weights": fitted.weights,
+        "selected_on": "val" if fitted.weights == "best" or fitted.stopped == "patience" else None,
         "best": fitted.best,
         "metric": job.setting.plan.metric,
         "figure": workload.figure,

@@ -45,6 +45,13 @@ def test_a_finished_run_shows_figures_interval_counts_files_and_the_next_command
         assert verbatim in text
 
 
+def test_a_split_that_also_selected_is_called_so() -> None:
+    metrics = {"val/pearson": 0.9, "test/pearson": 0.8}
+    text = shown("finetune", {**FINETUNED, "metrics": metrics, "selected_on": "val"})
+    assert "val/pearson (selected on)" in text
+    assert "test/pearson (selected" not in text
+
+
 def test_predictions_say_how_many_there_are_and_where_they_went() -> None:
     rows = [{"file": f"{i}.png", "class": "cat", "probability": 0.5} for i in range(30)]
     text = shown("predict", {"output": "out [1].csv", "examples": 30, "predictions": rows})

@@ -251,6 +251,19 @@ def test_base_tuned_and_merged_stand_in_one_table_with_paired_differences(
     assert "needs runs" in call("gist compare --baseline", code=2)["error"]["message"]
 
 
+def test_an_encoder_decoder_ranks_and_writes_too(place: Path, tmp_path: Path) -> None:
+    save_model(tmp_path / "t5", "T5", "seq2seq")
+    asked = recipe(place, str(tmp_path / "t5"), eval={"protocol": "rank"}, train={"max_steps": 60})
+    result = run.finetune(asked, output=tmp_path / "run")
+    rows = rows_of(tmp_path / "run")
+    assert result["metrics"]["test/accuracy"] == pytest.approx(
+        sum(row["right"] for row in rows) / len(rows)
+    )
+    assert result["metrics"]["test/accuracy"] > 0.5
+    found = run.evaluate(tmp_path / "run", device="cpu", protocol="rouge", max_new_tokens=3)
+    assert 0 <= found["metrics"]["test/rouge_l"] <= 1
+
+
 def test_alpaca_eval_gets_the_instructions_as_they_are_and_what_was_written_to_them(
     ranked: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:

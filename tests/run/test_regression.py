@@ -50,6 +50,8 @@ def test_values_are_learnt_and_their_file_holds_what_the_figures_rest_on(
     result = run.finetune(recipe(place, model, eval=evaluation), output=tmp_path / "run")
     figures = result["metrics"]
     assert figures["test/pearson"] > 0.5
+    assert result["selected_on"] == "val"
+    assert result["figure"] == "pearson"
     assert result["best"]["value"] == pytest.approx(figures["val/pearson"])
     with (tmp_path / "run" / "predictions" / "test.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -132,3 +134,23 @@ def test_what_cannot_be_a_regression_is_refused(place: Path, tmp_path: Path) -> 
     assert "eval.metric: 'accuracy' is not measured" in found["error"]["message"]
     assert "pearson" in found["error"]["hint"]
     assert not (tmp_path / "run").exists()
+
+
+def test_a_part_of_train_selects_where_the_dev_set_is_to_be_the_test(
+    place: Path, tmp_path: Path
+) -> None:
+    lines = (place / "pairs.jsonl").read_text().splitlines()
+    folder = tmp_path / "stsb"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text("\n".join(lines[:200]) + "\n")
+    (folder / "dev.jsonl").write_text("\n".join(lines[200:]) + "\n")
+    common = {"train": {"max_steps": 1}, "eval": {"every": "none"}}
+    plain = recipe(place, data={"path": str(folder)}, **common)
+    assert run.finetune(plain, output=tmp_path / "plain")["examples"] == {"train": 200, "val": 100}
+    nested = {
+        "path": str(folder),
+        "splits": {"train": "train.jsonl", "test": "dev.jsonl"},
+        "val_fraction": 0.2,
+    }
+    result = run.finetune(recipe(place, data=nested, **common), output=tmp_path / "nested")
+    assert result["examples"] == {"train": 160, "val": 40, "test": 100}
