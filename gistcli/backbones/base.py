@@ -17,6 +17,7 @@ from gistcli.backbones.attending import AttentionSeam
 from gistcli.backbones.fingerprint import fingerprint, read_header
 from gistcli.backbones.layout import Features, TokenLayout
 from gistcli.backbones.prefix import PrefixSeam
+from gistcli.backbones.quantised import stored_elements
 from gistcli.backbones.sites import Output, Point, Site, Switch, Tap
 from gistcli.backbones.stored import StoredKeys, rows_of
 from gistcli.backbones.tokens import BlockTokens, InsertedTokens, MakeTokens, TokenHandle
@@ -366,7 +367,7 @@ class Backbone(nn.Module, abc.ABC):
 
     def count(self) -> int:
         """Parameters of the network as it stands, head included."""
-        return sum(p.numel() for p in self.model.parameters())
+        return sum(p.numel() for p in self.model.parameters()) + stored_elements(self.model)
 
     def require_uncompiled(self) -> None:
         """Refuse a compiled network, whose hooks would be ignored without a word.

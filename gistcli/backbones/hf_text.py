@@ -10,6 +10,12 @@ from torch import nn
 from gistcli.backbones.fingerprint import read_header
 from gistcli.backbones.hf_weights import load_config, load_pretrained, quiet
 from gistcli.backbones.locating import Source, read_config
+from gistcli.backbones.quantised import (
+    head_modules,
+    keep_layout,
+    quantisation_config,
+    require_bitsandbytes,
+)
 from gistcli.backbones.text_classes import CLASSIFIER, class_for
 from gistcli.errors import NotSupported
 
@@ -17,7 +23,9 @@ Kept = torch.dtype | Literal["auto"]
 """A dtype, or that of the files."""
 
 
-def build(source: Source, *, task: str | None, dtype: Kept, meta: bool) -> nn.Module:
+def build(
+    source: Source, *, task: str | None, dtype: Kept, meta: bool, quantize: str | None = None
+) -> nn.Module:
     """The network behind a source, in training mode.
 
     A classifier whose folder holds another head, or none, gets one of random numbers: `reset_head`
@@ -29,9 +37,11 @@ def build(source: Source, *, task: str | None, dtype: Kept, meta: bool) -> nn.Mo
             for.
         dtype: of the weights; auto for that of the files.
         meta: build without weights and memory.
+        quantize: nf4 or int8 for the linear maps, heads aside; None keeps them.
 
     Raises:
         NotSupported: transformers has no class for network and task.
+        Refused: the library that quantises is not installed.
         WeightsError: damaged weights, or weights of another network.
     """
     import transformers
@@ -55,8 +65,17 @@ def build(source: Source, *, task: str | None, dtype: Kept, meta: bool) -> nn.Mo
     needed = not name.endswith(CLASSIFIER)
     may_differ = _none if stored == name else _Head(cls, config, needed=needed)
     options = {"dtype": dtype, "of_a_head": may_differ, "config": config}
+    if quantize is not None:
+        options["quantization_config"] = _quantisation(cls, config, dtype, quantize)
     network: nn.Module = load_pretrained(cls, source.folder, **options)
+    keep_layout(network)
     return network.train()
+
+
+def _quantisation(cls: Any, config: Any, dtype: Kept, scheme: str) -> Any:
+    require_bitsandbytes()
+    network = _empty(cls, config, dtype)
+    return quantisation_config(scheme, next(network.parameters()).dtype, head_modules(network))
 
 
 def stored_class(source: Source) -> str:

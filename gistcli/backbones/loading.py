@@ -33,6 +33,7 @@ def open_backbone(
     drop_path: float = 0.0,
     grad_checkpointing: bool = False,
     meta: bool = False,
+    quantize: str | None = None,
 ) -> Backbone:
     """The frozen backbone behind a name.
 
@@ -47,6 +48,7 @@ def open_backbone(
         drop_path: stochastic depth rate at the last block, rising from 0 at the first.
         grad_checkpointing: recompute activations in the backward pass.
         meta: build without weights and memory, for counts; config.json alone is enough then.
+        quantize: nf4 or int8 for frozen linear maps of text; None keeps their dtype.
 
     Raises:
         NotFound, UnknownName, Refused: the name leads nowhere, or to the hub while offline.
@@ -56,9 +58,14 @@ def open_backbone(
     source = locate(name, need_weights=not meta)
     family = family_of(source.architecture)
     if family.modality == "text":
-        backbone = _open_text(name, source, task, dtype, meta, (img_size, drop_path))
+        backbone = _open_text(name, source, task, dtype, meta, (img_size, drop_path), quantize)
     else:
         _require_pictures(name, task)
+        if quantize is not None:
+            raise NotSupported(
+                f"{name} reads pictures, whose weights are not quantised.",
+                "Leave model.quantize out.",
+            )
         model, config = _open_images(source, img_size, drop_path, meta)
         if not meta:
             model.to(DTYPES[dtype])
@@ -76,6 +83,7 @@ def _open_text(
     dtype: str,
     meta: bool,
     of_pictures: tuple[Any, float],
+    quantize: str | None,
 ) -> Backbone:
     if any(of_pictures):
         raise NotSupported(
@@ -83,7 +91,7 @@ def _open_text(
             "Leave model.img_size and model.drop_path out.",
         )
     stored: hf_text.Kept = "auto" if dtype == "auto" else DTYPES[dtype]
-    model = hf_text.build(source, task=task, dtype=stored, meta=meta)
+    model = hf_text.build(source, task=task, dtype=stored, meta=meta, quantize=quantize)
     architecture = type(model).__name__
     config = {"folder": source.folder}
     family = family_of(architecture)

@@ -45,7 +45,8 @@ def affine_outputs(
         if weight is None:
             continue
         kind = {2: "linear", 4: "embed"}.get(weight.ndim, "norm")
-        width = getattr(module, "nf", len(weight))
+        # not the first dimension of GPT-2's Conv1D, nor of layers that keep codes
+        width = int(getattr(module, "nf", 0) or getattr(module, "out_features", len(weight)))
         skipped = path.endswith(bypassed or "\0")
         found.append(Output(path, kind, width, module, skipped))
     return found

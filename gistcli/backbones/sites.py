@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
+from gistcli.backbones.quantised import dequantised, is_quantised
 from gistcli.backbones.streaming import stored
 from gistcli.errors import NotSupported
 
@@ -139,6 +140,9 @@ class Site:
 
     def weight(self) -> Tensor:
         """(d_out, d_in), the module's own, without what tuners put in its place."""
+        if is_quantised(self.module):
+            weight_OI = dequantised(self.module)
+            return weight_OI if self.rows is None else weight_OI[self.rows]
         weight_OI = whole(stored(self.module._parameters["weight"]))  # type: ignore[arg-type]
         weight_OI = weight_OI.t() if self.transposed else weight_OI
         return weight_OI if self.rows is None else weight_OI[self.rows]

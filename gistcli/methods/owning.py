@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gistcli.backbones.base import Backbone
+from gistcli.errors import NotSupported
 
 
 class OwnedParameters:
@@ -40,6 +41,11 @@ class OwnedParameters:
             old = module._parameters[last]
             if old is None or getattr(old, "_gist_owned", False):
                 raise ValueError(f"{name} is already trained, or does not exist")
+            if not old.is_floating_point():
+                raise NotSupported(
+                    f"{name} is kept in fewer bits (model.quantize), so that it cannot be trained.",
+                    "Leave model.quantize out, or choose a method beside the weights (gift, lora).",
+                )
             new = nn.Parameter(old.detach().to(torch.float32, copy=True))
             new._gist_owned = True  # type: ignore[attr-defined]
             self._places[name] = aliases[id(old)]

@@ -58,6 +58,8 @@ def open_model(
         drop_path=model.drop_path,
         grad_checkpointing=model.grad_checkpointing,
         meta=meta,
+        # another dtype is asked for where the stored weights themselves are wanted
+        quantize=model.quantize if dtype is None else None,
     )
 
 

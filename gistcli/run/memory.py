@@ -13,6 +13,7 @@ from torch import Tensor
 from gistcli import registry
 from gistcli.backbones import Backbone
 from gistcli.backbones.images import require_images
+from gistcli.backbones.quantised import head_modules, planned_sizes
 from gistcli.backbones.seq2seq import Seq2Seq
 from gistcli.data.text import TextSplit
 from gistcli.errors import NotSupported, OutOfMemory
@@ -203,7 +204,11 @@ class Estimator:
             self.workload.fit_to(backbone)
         elif self._task == "classification" and isinstance(backbone, Seq2Seq):
             backbone.set_label_words(*_words(self._classes))
-        weights = weight_bytes(backbone.model)
+        scheme = recipe.model.quantize
+        sizes = None
+        if scheme is not None and backbone.modality == "text":
+            sizes = planned_sizes(backbone.model, head_modules(backbone.model), scheme)
+        weights = weight_bytes(backbone.model, sizes)
         return assemble(recipe, self._classes, meta=True, backbone=backbone), weights
 
     def _batch(self, backbone: Backbone, rows: int, length: int | None) -> Batch:
