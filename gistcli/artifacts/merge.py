@@ -107,11 +107,16 @@ def merge_weights(
             verified=verified,
             rounding=measured,
             advice=rounding.advice(measured, name, low_rank=bool(plan.merged.low_rank)),
-            notes=() if plan.scale == 1 else (HEAD_NOTE,),
+            notes=_notes(plan, measured),
             files=sorted(entry.name for entry in folder.iterdir()),
         )
         finish(folder, receipt, card)
     return receipt
+
+
+def _notes(plan: MergePlan, measured: list[rounding.Rounding]) -> tuple[str, ...]:
+    head = HEAD_NOTE if plan.scale != 1 and plan.merged.new else ""
+    return tuple(note for note in (head, rounding.quantised_note(measured, apart=False)) if note)
 
 
 def _shards(plan: MergePlan, form: Form, max_size: str | None) -> Shards:

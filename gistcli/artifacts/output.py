@@ -70,6 +70,7 @@ class Receipt:
             "greedy_agreement": self.agreement,
             "worst_relative_rounding": worst(self.rounding),
             "lost_share": lost_share(self.rounding),
+            "worst_quantisation": max((r.quantisation for r in self.rounding), default=0.0),
             "verified": self.verified,
             "advice": self.advice,
             "notes": list(self.notes),

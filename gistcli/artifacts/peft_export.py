@@ -78,6 +78,9 @@ def export_peft(
             found = _compare(plan, form, folder, reference)
             verify.require_close(found.difference, exact=exact, max_drift=max_drift)
         serve, notes = _serving(config, base_name, output, form)
+        quantised = rounding.quantised_note(measured, apart=True)
+        head = HEAD_NOTE if plan.scale != 1 and plan.merged.new else ""
+        notes = tuple(note for note in (*notes, head, quantised) if note)
         receipt = Receipt(
             output=output,
             format="peft",
@@ -88,7 +91,7 @@ def export_peft(
             agreement=None if found is None else found.agreement,
             verified=verified,
             rounding=measured,
-            notes=(*notes, *(() if plan.scale == 1 or not plan.merged.new else (HEAD_NOTE,))),
+            notes=notes,
             serve=serve,
             files=sorted(entry.name for entry in folder.iterdir()),
         )
@@ -186,7 +189,8 @@ def _b_maker(
         b_OR, a_RI = (plan.scale * update.b(w_OI)).cpu(), update.a.detach().cpu()
         written = b_OR.to(dtype)
         kept = written.float() @ a_RI.to(dtype).float()
-        measured.append(rounding.measure_update(key, w_OI, b_OR @ a_RI, kept))
+        lost = plan.source.lost(key)
+        measured.append(rounding.measure_update(key, w_OI, b_OR @ a_RI, kept, lost))
         return written
 
     return make

@@ -140,7 +140,8 @@ class MergePlan:
         def make() -> Tensor:
             tuned, base = self.compute(key)
             if base is not None:
-                measured.append(rounding.measure(key, base, tuned, dtype))
+                lost = self.source.lost(key)
+                measured.append(rounding.measure(key, base, tuned, dtype, lost))
             written = tuned.to(dtype)
             if written is not tuned or base is not None or key in self.merged.new:
                 _require_finite(key, tuned, written, dtype)

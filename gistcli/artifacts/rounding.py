@@ -34,6 +34,7 @@ class Rounding:
         unchanged_fraction: share of the updated elements whose c equals cast(W).
         by_dtype: relative_rounding, had it been written in another dtype; inf where it overflows.
         updated: number of updated elements.
+        quantisation: ||W - stored|| / ||W' - W|| where the base is a quantised one; else 0.
     """
 
     key: str
@@ -43,6 +44,7 @@ class Rounding:
     unchanged_fraction: float
     by_dtype: dict[str, float]
     updated: int = 0
+    quantisation: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; an overflow is null."""
@@ -51,8 +53,12 @@ class Rounding:
         return found
 
 
-def measure(key: str, base: Tensor, tuned: Tensor, dtype: torch.dtype) -> Rounding:
+def measure(
+    key: str, base: Tensor, tuned: Tensor, dtype: torch.dtype, lost: float = 0.0
+) -> Rounding:
     """The rounding of one tensor; `base` and `tuned` are float32 of one shape.
+
+    `lost` is the norm of what quantising the base had changed.
 
     Where the shapes differ (rows were added) the update is the whole tensor.
     """
@@ -66,14 +72,16 @@ def measure(key: str, base: Tensor, tuned: Tensor, dtype: torch.dtype) -> Roundi
             sums.lost[dtype_name(candidate)] += _square(new.to(candidate).float() - new)
     sums.lost[dtype_name(dtype)] = sums.error
     sums.lost[dtype_name(tuned.dtype)] = 0.0
-    return sums.result(key)
+    return sums.result(key, lost)
 
 
-def measure_update(key: str, base: Tensor, update: Tensor, kept: Tensor) -> Rounding:
+def measure_update(
+    key: str, base: Tensor, update: Tensor, kept: Tensor, lost: float = 0.0
+) -> Rounding:
     """The rounding of an update that is written apart from the base (a LoRA folder)."""
     sums = _Sums()
     sums.add(base, update, kept, kept == 0)
-    return sums.result(key)
+    return sums.result(key, lost)
 
 
 class _Sums:
@@ -95,7 +103,7 @@ class _Sums:
         self.asked += int(torch.count_nonzero(asked))
         self.stayed += int(torch.count_nonzero(stays & asked))
 
-    def result(self, key: str) -> Rounding:
+    def result(self, key: str, lost: float) -> Rounding:
         """The figures of the whole tensor."""
         size = math.sqrt(self.update)
         norms = size * math.sqrt(self.kept)
@@ -107,6 +115,7 @@ class _Sums:
             unchanged_fraction=self.stayed / max(self.asked, 1),
             by_dtype={name: _ratio(square, size) for name, square in self.lost.items()},
             updated=self.asked,
+            quantisation=lost / size if size else 0.0,
         )
 
 
@@ -127,6 +136,22 @@ def _ratio(squared_error: float, size: float) -> float:
 def worst(found: Sequence[Rounding]) -> float:
     """The largest relative rounding; 0 where no tensor was patched."""
     return max((r.relative_rounding for r in found), default=0.0)
+
+
+def quantised_note(found: Sequence[Rounding], *, apart: bool) -> str:
+    """What quantising the base means for a merge; empty where it was not quantised.
+
+    Args:
+        found: of every patched tensor.
+        apart: the update is written without the base.
+    """
+    most = max((r.quantisation for r in found), default=0.0)
+    if not most:
+        return ""
+    text = f"Quantising moved the base by up to {most:.3g} times the update"
+    if apart:
+        return f"{text}: put this on the base quantised in the same way."
+    return f"{text}; what is written is the dequantised base with the update, as it was trained."
 
 
 def lost_share(found: Sequence[Rounding]) -> float:

@@ -17,6 +17,7 @@ from gistcli.artifacts.tensors import DTYPES, RELOAD, open_tensors
 from gistcli.backbones.base import Backbone
 from gistcli.backbones.fingerprint import read_header
 from gistcli.backbones.stored import Place, rows_of, tied_names
+from gistcli.backbones.streaming import Change, changes_of
 from gistcli.errors import WeightsError
 
 
@@ -40,6 +41,10 @@ class WeightSource(abc.ABC):
     def home(self, key: str) -> str | None:
         """Name of the file that a tensor comes from; None where there is none."""
         return None
+
+    def lost(self, key: str) -> float:
+        """||W - Q(W)|| of a tensor that was read and is not as the file holds it; else 0."""
+        return 0.0
 
     def __enter__(self) -> WeightSource:
         return self
@@ -192,6 +197,50 @@ class RenamedSource(WeightSource):
         self._stored.__exit__(*exit)
 
 
+class DequantisedSource(WeightSource):
+    """The weights that a quantised network computes with, as float tensors of the files' dtype.
+
+    What was learnt was learnt on these: put on the stored ones, it would meet another network.
+
+    Args:
+        stored: the files.
+        changes: name -> quantised and back.
+    """
+
+    def __init__(self, stored: WeightSource, changes: Mapping[str, Change]) -> None:
+        self.files = stored.files
+        self._stored, self._changes = stored, dict(changes)
+        self._lost: dict[str, float] = {}
+
+    def layout(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """That of the files."""
+        return self._stored.layout()
+
+    def home(self, key: str) -> str | None:
+        """Name of the file that a tensor comes from."""
+        return self._stored.home(key)
+
+    def lost(self, key: str) -> float:
+        """||W - Q(W)||, once W was read."""
+        return self._lost.get(key, 0.0)
+
+    def read(self, key: str) -> Tensor:
+        """Q(W) in float32; what is not quantised as it is."""
+        stored = self._stored.read(key)
+        if key not in self._changes:
+            return stored
+        found = self._changes[key](stored).float()
+        self._lost[key] = float(torch.linalg.vector_norm(found - stored.float()))
+        return found
+
+    def __enter__(self) -> DequantisedSource:
+        self._stored.__enter__()
+        return self
+
+    def __exit__(self, *exit: Any) -> None:
+        self._stored.__exit__(*exit)
+
+
 def weight_source(backbone: Backbone) -> WeightSource:
     """The base's files where they hold what is in memory, else the memory.
 
@@ -220,4 +269,7 @@ def weight_source(backbone: Backbone) -> WeightSource:
             f"{', '.join(map(str, stored.files))} holds no {', '.join(sorted(other))}.",
             "Use the base that the run was trained on.",
         )
+    changes = changes_of(backbone.model)
+    if changes:
+        return DequantisedSource(source, changes)
     return StateSource(state) if other else source

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -20,23 +20,32 @@ from torch.utils.hooks import RemovableHandle
 
 Read = Callable[[str], Tensor]
 """Name of a parameter -> its values."""
+Change = Callable[[Tensor], Tensor]
+"""A stored weight -> that which a network computes with, float32."""
 Named = list[tuple[str, nn.Parameter]]
 Result = TypeVar("Result")
 _PAGEOUT = 21
 """Linux's MADV_PAGEOUT."""
 
 
-def empty(model: nn.Module) -> None:
+def empty(model: nn.Module, changes: Mapping[str, Change] | None = None) -> None:
     """Take the weights out of a network of transformers, which computes in float32 from then on.
 
-    Nothing is lost: `stored` gives them, as they are stored.
+    Nothing is lost: `stored` gives them.
+
+    Args:
+        model: whose parameters are as the files hold them.
+        changes: by name, what is done to a weight each time that it is read: a quantised network
+            computes with others than those of its files.
     """
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
         values = parameter.data
         if values.numel() < 2:  # as large as its stand-in
             parameter.data = values.float()
             continue
         parameter._gist_stored = values  # type: ignore[attr-defined]
+        if changes is not None and name in changes:
+            parameter._gist_change = changes[name]  # type: ignore[attr-defined]
         parameter.data = torch.zeros((), dtype=torch.float32).expand(values.shape)
     _widen_buffers(model)
 
@@ -58,8 +67,15 @@ def stored(parameter: Tensor) -> Tensor:
     """The values of a parameter, also of one that `empty` took out; not to be written to."""
     if is_empty(parameter):
         values: Tensor = parameter._gist_stored  # type: ignore[attr-defined]
-        return values.float()
+        change: Change | None = getattr(parameter, "_gist_change", None)
+        return (values if change is None else change(values)).float()
     return parameter
+
+
+def changes_of(model: nn.Module) -> dict[str, Change]:
+    """By name, what `empty` was asked to do to weights as they are read."""
+    found = {n: getattr(p, "_gist_change", None) for n, p in model.named_parameters()}
+    return {name: change for name, change in found.items() if change is not None}
 
 
 def is_empty(parameter: Tensor) -> bool:
