@@ -15,8 +15,14 @@ from gistcli.artifacts.targets import kind_of, open_merged
 from gistcli.artifacts.tuner_file import TunerInfo
 from gistcli.backbones import Backbone, open_backbone
 from gistcli.backbones.images import require_images
+from gistcli.backbones.quantised import (
+    head_modules,
+    planned_sizes,
+    require_bitsandbytes,
+    round_trip,
+)
 from gistcli.backbones.seq2seq import Seq2Seq
-from gistcli.backbones.streaming import empty
+from gistcli.backbones.streaming import Change, empty
 from gistcli.backbones.text import TextBackbone
 from gistcli.data import Preprocess
 from gistcli.errors import BaseMismatch, NotFound, NotSupported, Refused
@@ -175,7 +181,7 @@ def _open_run(
         backbone.set_label_words(words, ids)
     backbone.reset_head(len(info.classes) or 1, recipe.seed)  # one value, of a regression
     if streamed and backbone.modality == "text":
-        empty(backbone.model)
+        empty(backbone.model, _changes(backbone, recipe.model.quantize))
     tuner = method.attach(backbone)
     tuner.load_state(state)
     preprocess = None
@@ -184,6 +190,28 @@ def _open_run(
     return Loaded(
         tuner, info.classes, preprocess, device, str(target), recipe, run, info, info.task
     )
+
+
+def _changes(backbone: Backbone, scheme: str | None) -> dict[str, Change]:
+    """What quantising does to stored weights, by name: a run on such weights is merged into them.
+
+    Raises:
+        Refused: the library that quantises is not installed.
+    """
+    if scheme is None:
+        return {}
+    require_bitsandbytes()
+    model = backbone.model
+    names = planned_sizes(model, head_modules(model), scheme)
+    turned = backbone.transposed_keys()
+
+    def rows_first(w_IO: Tensor) -> Tensor:
+        return round_trip(w_IO.t(), scheme).t()
+
+    def plain(w_OI: Tensor) -> Tensor:
+        return round_trip(w_OI, scheme)
+
+    return {name: rows_first if name in turned else plain for name in names}
 
 
 def open_base(
