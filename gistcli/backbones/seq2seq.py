@@ -20,6 +20,7 @@ from gistcli.backbones.supervision import Supervised, supervised_targets
 from gistcli.backbones.text import TextBackbone, find_blocks
 from gistcli.backbones.text_classes import family_of_class
 from gistcli.backbones.text_roles import CROSS
+from gistcli.backbones.tokens import SOURCE_GIST
 from gistcli.errors import NotSupported
 
 
@@ -81,8 +82,22 @@ class Seq2Seq(TextBackbone):
         return super().sites([*targets, *crossing], layers)
 
     def place_for_tokens(self) -> Seq2SeqTokens:
-        """Prompts in front of the source, a gist token behind the target."""
+        """Prompts in front of the source, a gist token there or behind the target."""
         return Seq2SeqTokens(self.hf.encoder, self.hf.decoder, self.blocks)
+
+    def read_out(self, features: Features, slot: str) -> Tensor:
+        """(B, K): of tokens of the target, or of the source.
+
+        The decoder is what pools a source: for its gist token it looks at that token's output, and
+        at nothing else.
+        """
+        if slot != SOURCE_GIST:
+            return super().read_out(features, slot)
+        assert isinstance(self.inserted, Seq2SeqTokens)
+        states_BSD = self.inserted.source.gist_outputs().mean(dim=1, keepdim=True)
+        start = states_BSD.new_full((len(states_BSD), 1), self.config.decoder_start_token_id)
+        tokens_BTD = self.decode({"decoder_input_ids": start.long()}, states_BSD)
+        return self.classify(tokens_BTD[:, 0])
 
     def supervised(self, batch: Mapping[str, Tensor]) -> Supervised:
         """The positions of the target that predict a label, and the labels: nothing is shifted."""

@@ -24,7 +24,7 @@ from gistcli.backbones.supervision import Supervised, supervised
 from gistcli.backbones.text_roles import FUSED, ROLES, branch_name, branches_of
 from gistcli.backbones.text_tokens import refuses_tokens
 from gistcli.backbones.timm_family import unknown_point
-from gistcli.backbones.tokens import InsertedTokens, MakeTokens, TokenHandle
+from gistcli.backbones.tokens import SOURCE_GIST, InsertedTokens, MakeTokens, TokenHandle
 from gistcli.errors import NotMergeable, NotSupported
 
 Task = Literal["classification", "causal_lm", "seq2seq"]
@@ -274,7 +274,7 @@ class TextBackbone(Backbone):
         Raises:
             NotSupported: a gist token where tokens are predicted; more tokens than positions.
         """
-        if slot == "gist" and self.task != "classification":
+        if slot in ("gist", SOURCE_GIST) and self.task != "classification":
             raise NotSupported(
                 f"A gist token learns one answer a text, and {self.architecture} predicts many "
                 "tokens.",

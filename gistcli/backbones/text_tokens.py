@@ -168,7 +168,7 @@ class DecoderTokens(TextTokens):
         prompts, gists = self._lengths().values()
         past = _cached(given)
         if past and prompts:  # they stand in the cache already
-            return continued(given, prompts)
+            return _continued(given, prompts)
         x_BTD = self._embedded(given)
         length, made = x_BTD.shape[1], self._made(self.active(), x_BTD)
         behind = len(made) - sum(entry.slot == "gist" for entry in self.active())
@@ -208,7 +208,7 @@ def _cached(given: Mapping[str, Any]) -> int:
     return 0 if cache is None else int(cache.get_seq_length())
 
 
-def continued(given: dict[str, Any], prompts: int) -> dict[str, Any]:
+def _continued(given: dict[str, Any], prompts: int) -> dict[str, Any]:
     """The arguments of a later step, whose cache holds the prompts."""
     mask = given.get("attention_mask")
     if mask is not None:

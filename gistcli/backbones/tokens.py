@@ -15,6 +15,8 @@ from gistcli.errors import UnknownName
 
 MakeTokens = Callable[[int], Tensor]
 INSERTED = ("gist", "prompts")
+SOURCE_GIST = "source_gist"
+"""A gist token in the source of an encoder-decoder; `gist` stands in its target."""
 
 
 @dataclass(eq=False)
@@ -56,12 +58,14 @@ class InsertedTokens:
     that stay for good and do nothing while nothing is inserted.
 
     Attributes:
+        slots: what can be inserted.
         order: the slots, from the first token to the last.
         cls_tokens: tokens that stay in front of the inserted ones.
         blocks: in order.
         entries: what is inserted, whether switched on or not.
     """
 
+    slots: ClassVar[tuple[str, ...]] = INSERTED
     order: ClassVar[tuple[str, ...]] = SLOTS
 
     def __init__(self, cls_tokens: int, blocks: Sequence[nn.Module]) -> None:
@@ -76,8 +80,9 @@ class InsertedTokens:
         Raises:
             UnknownName: no such slot.
         """
-        if slot not in INSERTED:
-            raise UnknownName(f"No token can be inserted as {slot!r}.", "Use gist or prompts.")
+        if slot not in self.slots:
+            known = " or ".join(self.slots)
+            raise UnknownName(f"No token can be inserted as {slot!r}.", f"Use {known}.")
         entry = TokenHandle(slot, length, make, switch, self)
         self.entries.append(entry)
         switch.on_release.append(lambda: self.entries.remove(entry))

@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from gistcli.backbones.base import Backbone, Layers
 from gistcli.backbones.layout import Features
 from gistcli.backbones.sites import Site
+from gistcli.backbones.tokens import SOURCE_GIST
 from gistcli.errors import NotSupported, Refused
 from gistcli.methods.base import (
     Capabilities,
@@ -47,7 +48,7 @@ from gistcli.methods.interaction import INTERACTIONS, OF_SOFTMAX, SOFTENED
 TOKEN = "gist.token"
 BOUND = 0.5
 """The token starts uniform between -0.5 and 0.5, as in the authors' code."""
-TOKEN_ONLY = ("length", "dropout")
+TOKEN_ONLY = ("length", "dropout", "place")
 
 Form = Literal["bkld", "fkld", "rkld", "bernoulli", "mse", "cosine"]
 Weight = Annotated[float, Field(gt=0)]
@@ -82,6 +83,9 @@ class Gist(BaseModel):
     head with one output."""
     source: Literal["token", "prompts"] = "token"
     """prompts: no new token; the mean output of the method's prompts takes its place."""
+    place: Literal["decoder", "encoder"] = "decoder"
+    """Of an encoder-decoder: last in the target, where evaluation and merge drop the token, or
+    first in the source, which looks at it; the decoder reads it, and nothing else, for g."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """On the token, by image and element, in training."""
     detach: Literal["none", "cls", "gist"] = "none"
@@ -109,6 +113,13 @@ class Gist(BaseModel):
                 "Use the method vpt, or gist.source: token.",
             )
         return WithGist(inner=method, gist=self)
+
+    @property
+    def slot(self) -> str:
+        """Whose output is read."""
+        if self.source == "prompts":
+            return "prompts"
+        return "gist" if self.place == "decoder" else SOURCE_GIST
 
     def weights(self, outputs: int) -> dict[str, float]:
         """Interaction -> its weight in the loss, for a head with so many outputs; none with 0.
@@ -194,8 +205,8 @@ class GistTuner(Tuner):
         super().__init__(method, backbone, head=False)
         gist = method.gist
         if gist.source == "token":
-            _require_place(backbone)
-            backbone.insert_tokens("gist", gist.length, self._make, self.switch)
+            _require_place(backbone, gist.slot)
+            backbone.insert_tokens(gist.slot, gist.length, self._make, self.switch)
         else:
             _require_sight(backbone)
         self.inner = method.inner.attach(backbone, head=head)
@@ -246,7 +257,8 @@ class GistTuner(Tuner):
     def droppable(self) -> bool:
         """Whether there is a token that changes no logit of the text."""
         inserted = self.backbone.inserted
-        return bool(self.gist) and inserted is not None and inserted.droppable("gist")
+        slot = self.method.gist.slot
+        return bool(self.gist) and inserted is not None and inserted.droppable(slot)
 
     def frozen(self) -> dict[str, Tensor]:
         """The inner method's."""
@@ -309,8 +321,7 @@ class GistTuner(Tuner):
         acting = self.switch.enabled and torch.is_grad_enabled()
         if not acting or not (gist.alpha or self.weights):
             return terms
-        slot = "gist" if gist.source == "token" else "prompts"
-        z_BK, g_BK = features.logits, self.backbone.read_out(features, slot)
+        z_BK, g_BK = features.logits, self.backbone.read_out(features, gist.slot)
         if gist.alpha:
             terms["gist"] = gist.alpha * criterion(g_BK)
         z_BK = z_BK.detach() if gist.detach == "cls" else z_BK
@@ -329,11 +340,16 @@ class GistTuner(Tuner):
         return not trained or 0 not in self.backbone.layer_numbers(layers)
 
 
-def _require_place(backbone: Backbone) -> None:
+def _require_place(backbone: Backbone, slot: str) -> None:
     if backbone.inserted is None:
         raise NotSupported(
             f"{backbone.architecture} takes no gist token: {backbone.token_refusal}.",
             "Leave the token out (--no-gist), or choose a plain ViT.",
+        )
+    if slot not in backbone.inserted.slots:
+        raise NotSupported(
+            f"gist.place: encoder is for encoder-decoders, and {backbone.architecture} is none.",
+            "Leave gist.place out.",
         )
 
 

@@ -88,7 +88,8 @@ def test_classifiers_of_transformers_read_it_in_the_place_of_the_class_token(
 
 @pytest.mark.parametrize("kind", TAKING)
 def test_its_losses_reach_it_on_every_network(kind: str) -> None:
-    tuner = attach(TAKING[kind].backbone(), Linear(), length=2)
+    backbone = TAKING[kind].backbone()
+    tuner = attach(backbone, Linear() if backbone.head_names() else Gift(rank=2), length=2)
     losses = Classification(tuner)(new_batch(TAKING[kind]), 6)
     assert losses.parts.keys() == {"classification", "gist", "interaction"}
     token = tuner.gist["token"]

@@ -143,6 +143,40 @@ def test_what_stands_in_front_of_a_text_is_seen_by_the_token_behind_it(method: M
     assert all(found[n].abs().max() > 1e-6 for n in trained)
 
 
+def test_in_the_source_of_an_encoder_decoder_it_is_read_by_the_decoder_alone() -> None:
+    backbone: Any = build("T5", dropout_rate=0.0)
+    backbone.set_label_words(["a", "b", "c"], WORDS)
+    tuner = attach(backbone, Lora(rank=4), length=2, dropout=0, place="encoder")
+    inputs, model, token_GD = batch(), backbone.hf, tuner.gist["token"]
+    losses = Classification(tuner)({**inputs, "labels": LABELS}, 3)
+    x = torch.cat([token_GD.expand(3, -1, -1), model.shared(inputs["input_ids"])], dim=1)
+    mask = torch.cat([torch.ones(3, 2).long(), inputs["attention_mask"]], dim=1)
+    states = model.encoder.forward(inputs_embeds=x, attention_mask=mask).last_hidden_state
+    start = torch.full((3, 1), PAD)
+
+    def decoded(seen: Tensor, mask: Tensor | None) -> Tensor:
+        tokens = model.decoder.forward(
+            input_ids=start, encoder_hidden_states=seen, encoder_attention_mask=mask
+        ).last_hidden_state
+        return 32**-0.5 * tokens[:, 0] @ model.lm_head.weight[WORDS].t()
+
+    z = decoded(states[:, 2:], inputs["attention_mask"])
+    g = decoded(states[:, :2].mean(dim=1, keepdim=True), None)
+    expected = published_loss(z, g, LABELS)
+    assert losses.total.item() == pytest.approx(expected.item(), rel=1e-5)
+    ours, theirs = gradients(tuner, losses.total), gradients(tuner, expected)
+    assert all(
+        torch.allclose(ours[n], t, atol=1e-6 * max(1, t.abs().max())) for n, t in theirs.items()
+    )
+    assert ours["gist.token"].abs().max() > 1e-6
+    assert not tuner.droppable()
+    with torch.no_grad():
+        assert torch.allclose(tuner(inputs).logits, z, atol=1e-5)
+    assert "no place for a trained token" in (tuner.merge_refusal() or "")
+    with pytest.raises(NotSupported, match="is for encoder-decoders"):
+        attach(build("Roberta"), Lora(), place="encoder")
+
+
 # --- merging ------------------------------------------------------------------------------------
 
 
