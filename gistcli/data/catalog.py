@@ -25,7 +25,7 @@ from gistcli.data.fewshot import FewShot
 from gistcli.data.fgvc import Fgvc
 from gistcli.data.images import is_image_name
 from gistcli.data.lists import split_lists
-from gistcli.data.splits import divide, divide_folds, read_pinned, take_shots
+from gistcli.data.splits import divide_as_asked, read_pinned
 from gistcli.data.tables import ENDINGS
 from gistcli.data.twins import identical, leaking_groups
 from gistcli.data.vtab import Vtab
@@ -66,7 +66,7 @@ def open_catalog(
         splits = {"test": found.splits["train"]} if only_train else found.splits
         splits = {s: splits[s] for s in SPLITS if splits.get(s)}
     else:
-        splits = _divide(found, data, warnings)
+        splits = divide_as_asked(found, data, warnings)
     if not any(splits.values()):
         raise DataError(
             f"{name} holds no labelled pictures.", "Give a folder of class folders, or a list."
@@ -84,21 +84,6 @@ def open_catalog(
         )
     _doubt(catalog)
     return catalog
-
-
-def _divide(found: Found, data: DataOptions, warnings: list[str]) -> dict[str, list[Record]]:
-    """The recipe's splits: carved or found, then few shots, then folds."""
-    splits = divide(found, data)
-    if data.shots is not None:
-        splits["train"], short = take_shots(splits["train"], data.shots, data.shot_seed)
-        if short:
-            warnings.append(
-                f"{some(short, 'class', 'classes')} with fewer than {data.shots} "
-                f"training pictures: all of them are taken"
-            )
-    if data.folds is not None:
-        splits |= divide_folds(splits["train"], data.folds, data.fold, data.split_seed)
-    return {s: splits[s] for s in SPLITS if s in splits}
 
 
 def expected_counts(data: DataOptions) -> dict[str, int] | None:

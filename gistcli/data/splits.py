@@ -83,6 +83,30 @@ def name_splits(
     return known, [f"{some(ignored, 'split')} of {where} ignored"] if ignored else []
 
 
+def divide_as_asked(found: Found, data: DataOptions, warnings: list[str]) -> Part:
+    """The recipe's splits: carved or found, then few shots, then folds.
+
+    Args:
+        found: before any division.
+        data: the recipe's section.
+        warnings: gets one on classes with fewer examples than shots.
+
+    Raises:
+        DataError, RecipeError: as `divide` and `divide_folds`.
+    """
+    splits = divide(found, data)
+    if data.shots is not None:
+        splits["train"], short = take_shots(splits["train"], data.shots, data.shot_seed)
+        if short:
+            warnings.append(
+                f"{some(short, 'class', 'classes')} with fewer than {data.shots} training "
+                f"examples: all of them are taken"
+            )
+    if data.folds is not None:
+        splits |= divide_folds(splits["train"], data.folds, data.fold, data.split_seed)
+    return {s: splits[s] for s in SPLITS if s in splits}
+
+
 def divide(found: Found, data: DataOptions) -> Part:
     """The splits of the recipe's rule out of the splits that were found.
 

@@ -122,8 +122,8 @@ class DataSection(Section):
 
     path: Name
     """A folder of class folders, a CSV/JSON list, a parquet file, or a source name (`digits`); for
-    text JSON, JSON lines, CSV, TSV, parquet, text, a folder of such files, or a data set of the hub:
-    OWNER/NAME, `glue/sst2`, hf:OWNER/NAME/CONFIGURATION."""
+    text JSON, JSON lines, CSV, TSV, parquet, text, a folder of such files, or a data set of the
+    hub: OWNER/NAME, `glue/sst2`, hf:OWNER/NAME/CONFIGURATION."""
     source: Name = "auto"
     """How to read what lies at the path (`gist list sources`); auto: by what it looks like."""
     subset: Name | None = None
@@ -131,8 +131,9 @@ class DataSection(Section):
     classes: Annotated[Integer, Field(ge=2)] | None = None
     """How many classes there have to be; a dry run without data counts the head by it."""
     splits: Literal["auto"] | dict[Name, Name] = "auto"
-    """auto: train, val and test as found; else {train: NAME, val: NAME, test: NAME}, by the names of
-    the data or the usual ones. {train: train, test: val} keeps a found validation for the end."""
+    """auto: train, val and test as found; else {train: NAME, val: NAME, test: NAME}, by the names
+    of the data or the usual ones; {train: train, test: val} keeps a found validation for the end.
+    """
     val_fraction: Fraction = 0.1
     """Share of train that becomes val where the data has none."""
     test_fraction: Fraction = 0.1
@@ -150,7 +151,8 @@ class DataSection(Section):
     group; for text the roles of its format (text, label, prompt, completion, messages, ...).
     Numbers count the fields of a table of text without a header line, from 0."""
     group_by: Name | None = None
-    """Column of a list, or regular expression over file names, whose groups no split divides."""
+    """Column of a list or of text, or regular expression over file names, whose groups no split
+    divides."""
     shots: Count | None = None
     """Training examples per class, drawn by `shot_seed`; null: all."""
     shot_seed: Seed = 0

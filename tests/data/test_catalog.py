@@ -187,7 +187,7 @@ def test_pinned_splits_survive_a_changed_rule_and_added_pictures(
     assert again.classes == first.classes
     assert again.fingerprint() == first.fingerprint()
     (root / first.splits["train"][0].name).unlink()
-    with pytest.raises(DataError, match=r"1 picture .*no longer there"):
+    with pytest.raises(DataError, match=r"1 example .*no longer there"):
         open_catalog(changed, base=Path(), pinned=tmp_path / "splits.csv")
 
 

@@ -15,17 +15,17 @@ from gistcli.data.base import (
     Found,
     Record,
     class_order,
-    refuse_options,
     some,
 )
 from gistcli.data.fetch import hub_name
-from gistcli.data.splits import divide, read_pinned, take_shots
+from gistcli.data.splits import divide_as_asked, read_pinned
 from gistcli.data.text.examples import Example, Labelled, as_bytes
 from gistcli.data.text.formats import Schema, find_schema, has_header, holds_values
 from gistcli.data.text.options import TextOptions
 from gistcli.data.text.reading import Prompt, Reader
 from gistcli.data.text.records import ENDINGS, SHOWN, Row, find_rows
-from gistcli.errors import DataError, NotFound, did_you_mean
+from gistcli.data.twins import leaking_groups
+from gistcli.errors import DataError, NotFound, RecipeError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,13 @@ def open_texts(
         DataError: what is there cannot be used; the first few bad rows are named.
         RecipeError: columns, formats or splits that are not there, or doubt among formats.
     """
-    refuse_options("Text has neither groups nor folds", group_by=data.group_by, folds=data.folds)
     place = _place(data.path, base)
     name = place.replace("/", "-") if isinstance(place, str) else place.resolve().stem
     rows, warnings = find_rows(
         place, data.splits, header=has_header(options.columns), skip=options.skip
     )
-    found = _examples(rows, options, name, task, templated)
+    groups = None if data.group_by is None else _groups(rows, data.group_by, name)
+    found = _examples(rows, options, name, task, templated, groups)
     found.warnings[:0] = warnings
     splits = _splits(found, data, pinned, whole)
     labels = [record.label for records in splits.values() for record in records]
@@ -139,8 +139,18 @@ def _examples(
     name: str,
     task: str | None,
     templated: bool,
+    groups: Mapping[str, str] | None,
 ) -> Found:
-    """Records by split, all in the format of the first."""
+    """Records by split, all in the format of the first.
+
+    Args:
+        rows: by split.
+        options: for text.
+        name: of the data.
+        task: see `open_texts`.
+        templated: see `open_texts`.
+        groups: of the rows, by their origin.
+    """
     found = Found({})
     first, *_ = rows
     schema = find_schema(
@@ -163,7 +173,7 @@ def _examples(
         )
         examples, notes = reader.read(members, where)
         found.notes += notes
-        records = _records(examples, where, found.warnings)
+        records = _records(examples, where, found.warnings, groups or {})
         if records:
             found.splits[split] = records
     return found
@@ -189,7 +199,26 @@ def _missing(asked: str, path: Path) -> NotFound:
     return NotFound(f"data.path: {asked} does not exist ({path}).", hint)
 
 
-def _records(examples: Sequence[Example], where: str, warnings: list[str]) -> list[Record]:
+def _groups(rows: Mapping[str, Sequence[Row]], column: str, name: str) -> dict[str, str]:
+    """Origin of a row -> what its column of groups holds."""
+    members = [row for part in rows.values() for row in part]
+    present = {key for row in members for key in row.values}
+    if column not in present:
+        raise RecipeError(
+            f"{name} has no column {column!r} (data.group_by).", did_you_mean(column, present)
+        )
+    bare = [row.origin for row in members if row.values.get(column) in (None, "")]
+    if bare:
+        raise DataError(
+            f"{name}: {some(bare, 'row', shown=SHOWN)} without a group ({column}).",
+            "Give each its own where it belongs to none.",
+        )
+    return {row.origin: str(row.values[column]) for row in members}
+
+
+def _records(
+    examples: Sequence[Example], where: str, warnings: list[str], groups: Mapping[str, str]
+) -> list[Record]:
     """Records of a split; one without any label, as public test sets are, is left out."""
     labelled = [e for e in examples if isinstance(e, Labelled)]
     bare = [e.origin for e in labelled if e.label is None]
@@ -201,7 +230,7 @@ def _records(examples: Sequence[Example], where: str, warnings: list[str]) -> li
             f"{where}: {some(bare, 'row', shown=SHOWN)} without a label.",
             "Label or remove them; a split without any label is left out.",
         )
-    return [Record(e.origin, _class(e), Stored(e)) for e in examples]
+    return [Record(e.origin, _class(e), Stored(e), groups.get(e.origin)) for e in examples]
 
 
 def _class(example: Example) -> str:
@@ -218,27 +247,23 @@ def _splits(
         only_train = list(found.splits) == ["train"]
         splits = {"test": found.splits["train"]} if only_train else found.splits
         return {s: splits[s] for s in SPLITS if splits.get(s)}
-    splits = divide(found, data)
-    if data.shots is not None:
-        splits["train"], short = take_shots(splits["train"], data.shots, data.shot_seed)
-        if short:
-            found.warnings.append(
-                f"{some(short, 'class', 'classes')} with fewer than {data.shots} training "
-                f"examples: all of them are taken"
-            )
-    return splits
+    return divide_as_asked(found, data, found.warnings)
 
 
 def _twins(splits: dict[str, list[Record]]) -> list[str]:
-    """A warning on examples that stand in two splits."""
+    """Warnings on examples, and on groups, that stand in two splits."""
     where: dict[bytes, dict[str, str]] = defaultdict(dict)
     for split, records in splits.items():
         for record in records:
             where[record.read()].setdefault(split, record.name)
     twins = [" = ".join(names.values()) for names in where.values() if len(names) > 1]
-    if not twins:
-        return []
-    return [
-        f"{some(twins, 'example', shown=10)} in two splits with the same content: "
-        f"figures on them are too good"
-    ]
+    groups = leaking_groups(splits)
+    warnings = []
+    if twins:
+        warnings.append(
+            f"{some(twins, 'example', shown=10)} in two splits with the same content: "
+            f"figures on them are too good"
+        )
+    if groups:
+        warnings.append(f"{some(groups, 'group', shown=10)} with members in two splits")
+    return warnings

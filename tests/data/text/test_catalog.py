@@ -97,10 +97,39 @@ def test_values_are_not_classes(tmp_path: Path, options: Options) -> None:
     assert isinstance(example.label, float)
 
 
-def test_groups_and_folds_are_refused_for_text(tmp_path: Path, options: Options) -> None:
-    lines(tmp_path / "a.jsonl", [{"text": "a"}] * 9)
-    with pytest.raises(RecipeError, match=r"data.group_by cannot apply"):
-        open_texts(options("a.jsonl", group_by="who"), PLAIN, base=tmp_path)
+def test_groups_are_a_column_and_no_split_divides_them(tmp_path: Path, options: Options) -> None:
+    rows = [{"prompt": f"p{i}", "completion": "c", "user": i // 4} for i in range(80)]
+    lines(tmp_path / "a.jsonl", rows)
+    data = options("a.jsonl", group_by="user")
+    catalog = open_texts(data, PLAIN, base=tmp_path)
+    groups = [{record.group for record in part} for part in catalog.splits.values()]
+    assert list(catalog.splits) == ["train", "val", "test"]
+    assert sum(map(len, groups)) == len(set.union(*groups)) == 20
+    catalog.write_splits(tmp_path / "splits.csv")
+    pinned = open_texts(data, PLAIN, base=tmp_path, pinned=tmp_path / "splits.csv")
+    assert pinned.fingerprint() == catalog.fingerprint()
+    for split in ("train", "val"):
+        lines(tmp_path / f"{split}.jsonl", rows[:40])
+    told = open_texts(options(".", group_by="user", splits={"train": "train.jsonl", "val":
+                      "val.jsonl"}), PLAIN, base=tmp_path).warnings  # fmt: skip
+    assert any("10 groups" in warning for warning in told)
+    with pytest.raises(RecipeError, match=r"no column 'usr' \(data.group_by\)") as caught:
+        open_texts(options("a.jsonl", group_by="usr"), PLAIN, base=tmp_path)
+    assert "'user'" in caught.value.hint
+    lines(tmp_path / "a.jsonl", [*rows, {**rows[0], "user": None}])
+    with pytest.raises(DataError, match=r"1 row \(a.jsonl:81\) without a group"):
+        open_texts(data, PLAIN, base=tmp_path)
+
+
+def test_folds_divide_the_training_texts(tmp_path: Path, options: Options) -> None:
+    lines(tmp_path / "a.jsonl", [{"text": f"t{i}", "label": "ab"[i % 2]} for i in range(60)])
+    parts = []
+    for fold in range(3):
+        data = options("a.jsonl", folds=3, fold=fold)
+        catalog = open_texts(data, PLAIN, base=tmp_path)
+        assert catalog.counts() == {"train": 36, "val": 18, "test": 6}
+        parts.append({record.name for record in catalog.splits["val"]})
+    assert len(set.union(*parts)) == 54
 
 
 def test_a_path_that_is_not_there_is_not_found(tmp_path: Path, options: Options) -> None:
