@@ -99,17 +99,27 @@ def test_dry_run_and_smoke_go_to_their_own_functions(
 CALLS: list[tuple[list[str], str, tuple[Any, ...], dict[str, Any]]] = [
     (
         ["eval", "r", "--data", "d", "--split", "val", "--model", "m", "--device", "cpu",
-         "--batch-size", "4"],
+         "--batch-size", "4", "--protocol", "gsm8k", "--limit", "9", "--max-new-tokens", "8",
+         "--baseline", "-o", "a.jsonl"],
         "evaluate",
         (Path("r"),),
-        {"data": "d", "split": "val", "model": "m", "device": "cpu", "batch_size": 4},
+        {"data": "d", "split": "val", "model": "m", "device": "cpu", "batch_size": 4,
+         "protocol": "gsm8k", "limit": 9, "max_new_tokens": 8, "untuned": True,
+         "output": Path("a.jsonl")},
+    ),
+    (
+        ["eval", "r", "--lm-eval", "piqa, boolq", "--lm-eval-args", "num_fewshot=2"],
+        "evaluate_by_harness",
+        (Path("r"), run.Harness(["piqa", "boolq"], ["num_fewshot=2"])),
+        {"untuned": False, "model": None, "device": "auto", "batch_size": None},
     ),
     (
         ["predict", "r", "a.png", "b", "-o", "o.csv", "--top-k", "2"],
         "predict",
         (Path("r"), [Path("a.png"), Path("b")]),
-        {"output": Path("o.csv"), "top_k": 2, "prompts": (), "max_new_tokens": 256,
-         "temperature": 0.0, "seed": 0, "model": None, "device": "auto"},
+        {"output": Path("o.csv"), "top_k": 2, "prompts": (), "max_new_tokens": None,
+         "temperature": 0.0, "seed": 0, "alpaca_eval": False, "generator": None, "model": None,
+         "device": "auto"},
     ),
     (
         ["merge", "r", "-o", "d", "--format", "peft", "--dtype", "bfloat16", "--scale", "0.5",
@@ -117,7 +127,7 @@ CALLS: list[tuple[list[str], str, tuple[Any, ...], dict[str, Any]]] = [
         "merge",
         (Path("r"), Path("d")),
         {"format": "peft", "dtype": "bfloat16", "scale": 0.5, "max_drift": 0.1, "verify": False,
-         "model": "m"},
+         "model": "m", "max_shard_size": None, "base_name": None},
     ),
     (
         ["visualize", "r", "a.png", "-o", "d", "--layers", "3,5-7", "--clusters", "0", "--all"],
