@@ -44,7 +44,8 @@ class PrefixTuning(Method):
     """random: N(0, 1). words: keys and values of random words of the vocabulary, which the paper
     prefers where data is scarce. Or a `prefix.safetensors` to go on from."""
     reparameterise: bool = False
-    """Train an MLP that yields the prefix, as Li and Liang do; only the prefix is exported."""
+    """Train an MLP that yields the prefix, as Li and Liang do; only the prefix is exported. Its
+    weights want a smaller rate than a bare prefix: optim.lr 1e-3 or less."""
     hidden: Annotated[int, Field(ge=1)] = 512
     """Width inside that MLP."""
 
