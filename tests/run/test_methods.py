@@ -24,7 +24,7 @@ from gistcli.data import load_images
 from gistcli.errors import Interrupted, NotMergeable
 from gistcli.recipe import Recipe, load_recipe
 from gistcli.run.assembling import assemble
-from gistcli.testing.cases import Configuration, configurations
+from gistcli.testing.cases import PLAIN, Configuration, configurations, home
 from tests.listening import Listener
 from tests.run.calling import call
 
@@ -34,6 +34,7 @@ VARIANTS = ("variant", "deep", "block")
 CONFIGURATIONS = [
     configuration
     for name in registry.names("methods")
+    if home(name) == PLAIN
     for configuration in configurations(name)
     if configuration.option in (None, *VARIANTS)
 ]

@@ -15,6 +15,7 @@ from gistcli.recipe import Recipe
 from gistcli.run.settings import resolved
 from gistcli.run.sweep_cost import Counter, Sizes, Work, operations, probe
 from gistcli.run.sweep_request import SweepRequest
+from gistcli.testing.cases import PLAIN, home
 from tests.listening import Listener
 from tests.run.sweeping import NANO, search, write
 
@@ -119,7 +120,10 @@ def test_multiplications_are_those_of_the_network() -> None:
     assert work.step / work.forward == pytest.approx(3, rel=0.02)
 
 
-@pytest.mark.parametrize("method", registry.names("methods"))
+OF_PICTURES = [name for name in registry.names("methods") if home(name) == PLAIN]
+
+
+@pytest.mark.parametrize("method", OF_PICTURES)
 def test_every_method_is_counted_and_multiplies_more_in_training(method: str) -> None:
     counter = Counter()
     work = counter.work(make(method), 10)
