@@ -24,7 +24,7 @@ CONFIGS: dict[str, PretrainedConfig] = {
     "FacebookAI/roberta-base": RobertaConfig(**_BASE),
     "FacebookAI/roberta-large": RobertaConfig(**_BASE | _LARGE),
     "google-t5/t5-base": T5Config(
-        d_model=768, d_ff=3_072, num_layers=12, num_heads=12, vocab_size=32_128
+        d_model=768, d_ff=3_072, num_layers=12, num_heads=12, decoder_start_token_id=0
     ),
     "yahma/llama-7b-hf": LlamaConfig(vocab_size=32_000, intermediate_size=11_008),
     "meta-llama/Llama-2-7b-hf": LlamaConfig(vocab_size=32_000, intermediate_size=11_008),
