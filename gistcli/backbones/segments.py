@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import torch
@@ -12,6 +11,8 @@ from gistcli.errors import NotSupported
 
 EXACT = frozenset({"full_attention", "sliding_attention"})
 """Kinds of layers in which a mask keeps texts apart; a recurrent layer has no mask."""
+ALIBI = ("build_alibi_tensor", "build_mpt_alibi_tensor")
+"""What a network has whose attention goes by distances that it makes from a mask of tokens."""
 
 
 def positions_within(segments: Tensor) -> Tensor:
@@ -56,8 +57,8 @@ def packed_mask(model: Any, segments: Tensor) -> Any:
 def mixing(model: Any) -> str:
     """What of a network no mask of pairs reaches; empty where masks decide everything."""
     others = {*(getattr(model.config, "layer_types", None) or ())} - EXACT
-    makers = [name for name in dir(model.base_model) if re.match("build_.*alibi", name)]
-    alibi = getattr(model.config, "alibi", False) or makers  # made from a mask of tokens
+    makers = [name for name in ALIBI if hasattr(model.base_model, name)]
+    alibi = getattr(model.config, "alibi", False) or makers
     if others or alibi:
         return ", ".join(sorted(others)) or "attention that takes no mask of pairs"
     return ""
