@@ -255,6 +255,23 @@ def test_half_of_the_update_is_compared_with_the_network_of_that_scale(
     assert not (tmp_path / "out" / "check").exists()
 
 
+@pytest.mark.parametrize("model", ["Llama", "GPT2"])
+def test_a_run_on_four_bits_is_merged_into_what_it_was_trained_on(
+    place: Path, tmp_path: Path, model: str
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="the extra [quantised] is not installed")
+    base, data = save_model(tmp_path / "base", model, "causal_lm"), place / "echo.jsonl"
+    section = {"name": str(base), "quantize": "nf4"}
+    tune(base, data, tmp_path / "run", model=section)
+    receipt = run.merge(tmp_path / "run", tmp_path / "out")
+    assert receipt["worst_quantisation"] > 0.1
+    ours, theirs = (
+        run.evaluate(tmp_path / name, data=str(data), device="cpu")["metrics"]
+        for name in ("run", "out")
+    )
+    assert theirs == pytest.approx(ours, rel=1e-5)
+
+
 # --- tied embeddings ----------------------------------------------------------------------------
 
 FULL = {"method": {"name": "full"}, "optim": {"lr": 0.01}}
