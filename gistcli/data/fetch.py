@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gistcli.data.splits import ALIASES, PAIRED, split_name
-from gistcli.errors import DataError, NotFound
+from gistcli.errors import DataError, NotFound, RecipeError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -44,6 +44,7 @@ def load_tables(place: Path | str, splits: str | Mapping[str, str]) -> dict[str,
     Raises:
         NotFound: neither in the cache nor, as far as it can be reached, on the hub.
         DataError: damaged files.
+        RecipeError: a folder of several data sets.
     """
     import datasets
 
@@ -84,13 +85,24 @@ def _named_shards(folder: Path) -> dict[str, list[str]] | None:
 
     `datasets` goes by single words in the names, so that it takes `validation_matched` and
     `validation_mismatched` for one split.
+
+    Raises:
+        RecipeError: folders side by side that each hold a data set of their own.
     """
     found: dict[str, list[str]] = defaultdict(list)
     for path in sorted(p for pattern in ("*", "*/*") for p in folder.glob(pattern)):
         if path.suffix in FILES:
             match = _SHARD.fullmatch(path.stem)
             found[match["split"] if match else path.stem].append(str(path))
-    return dict(found) if {*found} <= {*ALIASES, *PAIRED} else None
+    if not {*found} <= {*ALIASES, *PAIRED}:
+        return None
+    places = {Path(file).parent.name for files in found.values() for file in files}
+    if any(len({Path(file).parent for file in files}) > 1 for files in found.values()):
+        raise RecipeError(
+            f"{folder} holds several data sets: {', '.join(sorted(places))}.",
+            f"Name one of them: {folder / min(places)}.",
+        )
+    return dict(found)
 
 
 def names_files(splits: str | Mapping[str, str]) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from gistcli.data.fetch import hub_name
 from gistcli.data.text import Completion, Labelled, TextOptions, examples_of, open_texts
 from gistcli.data.text.unnamed import column_names
-from gistcli.errors import DataError, NotFound
+from gistcli.errors import DataError, NotFound, RecipeError
 from gistcli.recipe import DataSection
 
 Options = Callable[..., DataSection]
@@ -175,6 +175,11 @@ def test_the_hubs_files_of_mnli_keep_their_two_halves_apart(
         "validation_matched 0",
         "validation_matched 1",
     ]
+    hub_folder(tmp_path / "glue" / "cola", {"train": [0, 1]})
+    hub_folder(tmp_path / "glue" / "rte", {"train": [0, 1]})
+    with pytest.raises(RecipeError, match="holds several data sets: cola, rte") as caught:
+        open_texts(options("glue"), TextOptions(), base=tmp_path)
+    assert str(tmp_path / "glue" / "cola") in caught.value.hint
     asked = options("mnli", splits={"train": "train", "val": "validation_mismatched"})
     assert open_texts(asked, TextOptions(), base=tmp_path).counts() == {"train": 3, "val": 4}
 
