@@ -110,13 +110,14 @@ def _finetune(console: Console, result: Result) -> None:
 
 def _metrics(console: Console, value: Mapping[str, Any]) -> None:
     metrics, intervals = value.get("metrics") or {}, value.get("intervals") or {}
-    examples = value.get("examples") or {}
+    examples, counts = value.get("examples") or {}, value.get("counts") or {}
     rows = []
     for name, figure in metrics.items():
         low_high = intervals.get(name)
         interval = f"{low_high[0]:.4f} to {low_high[1]:.4f}" if low_high else ""
         split = name.partition("/")[0]
         n = examples.get(split) if isinstance(examples, Mapping) else examples
+        n = counts.get(name, n)  # not all examples were answered
         shown = f"{name} (selected on)" if split == value.get("selected_on") else name
         rows.append([shown, f"{figure:.4f}", interval, n])
     if rows:

@@ -132,6 +132,11 @@ class Answering(Workload):
         if answered:
             found["protocol"] = self.protocol
             found["answers"] = {split: one.figures["n"] for split, one in answered.items()}
+            found["counts"] = {
+                f"{split}/{name}": one.figures["n"]
+                for split, one in answered.items()
+                for name in FIGURES[str(self.protocol)]
+            }
         return found
 
     # --- queries ----------------------------------------------------------------------------

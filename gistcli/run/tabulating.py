@@ -41,7 +41,7 @@ def _cell(runs: Mapping[Seeds, Entry], metric: str) -> dict[str, Any]:
     """One row on one task."""
     entries = list(runs.values())
     values = [float(e.result["metrics"][metric]) for e in entries]
-    examples = {(e.result.get("examples") or {}).get(metric.partition("/")[0]) for e in entries}
+    examples = {_examples(entry, metric) for entry in entries}
     return {
         **over_seeds(values).as_dict(),
         "interval": entries[0].result["intervals"].get(metric) if len(entries) == 1 else None,
@@ -51,6 +51,13 @@ def _cell(runs: Mapping[Seeds, Entry], metric: str) -> dict[str, Any]:
         "tried": entries[0].tried,
         "runs": [entry.path for entry in entries],
     }
+
+
+def _examples(entry: Entry, metric: str) -> int | None:
+    """How many a figure is over."""
+    counts, examples = entry.result.get("counts") or {}, entry.result.get("examples") or {}
+    found: int | None = counts.get(metric, examples.get(metric.partition("/")[0]))
+    return found
 
 
 def _means(found: Means) -> dict[str, Any]:

@@ -134,6 +134,7 @@ def described(workload: TextTask, split: str, measured: Measured) -> dict[str, A
     }
     if "answers" in kept:
         found |= {"protocol": kept["protocol"], "answers": kept["answers"][split]}
+        found["counts"] = kept["counts"]
     return found
 
 

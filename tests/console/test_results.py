@@ -47,7 +47,10 @@ def test_a_finished_run_shows_figures_interval_counts_files_and_the_next_command
 
 def test_a_split_that_also_selected_is_called_so() -> None:
     metrics = {"val/pearson": 0.9, "test/pearson": 0.8}
-    text = shown("finetune", {**FINETUNED, "metrics": metrics, "selected_on": "val"})
+    more = {"metrics": metrics, "selected_on": "val", "counts": {"test/pearson": 41}}
+    text = shown("finetune", {**FINETUNED, **more})
+    row = next(line for line in text.splitlines() if "test/pearson" in line)
+    assert row.split()[-1] == "41"
     assert "val/pearson (selected on)" in text
     assert "test/pearson (selected" not in text
 
