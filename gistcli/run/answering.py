@@ -95,6 +95,12 @@ class Answering(Workload):
         figures = self.likelihood(tuner, split, setting, reporter)
         if self.protocol is None:
             return Measured(figures, None)
+        found = self.answer(tuner, split, setting, reporter)
+        return Measured({**figures, **found.figures}, found.outputs)
+
+    def answer(self, tuner: Tuner, split: str, setting: Setting, reporter: Reporter) -> Measured:
+        """The figures of the protocol alone; the answers are the outputs."""
+        assert self.protocol is not None
         found = answers(
             tuner,
             self.tokenizer,
@@ -106,7 +112,7 @@ class Answering(Workload):
             reporter=reporter,
             phase=f"{split} {self.protocol}",
         )
-        return Measured({**figures, **found.figures}, found)
+        return Measured(found.figures, found)
 
     def write_outputs(self, path: Path, measured: Measured) -> None:
         """JSON lines: every prompt with what was answered to it; nothing without a protocol."""
@@ -127,7 +133,7 @@ class Answering(Workload):
                 for split, one in answered.items()
                 for name, interval in one.intervals.items()
             },
-            "tokens": {s: m.figures["tokens"] for s, m in measured.items()},
+            "tokens": {s: m.figures.get("tokens") for s, m in measured.items()},
         }
         if answered:
             found["protocol"] = self.protocol

@@ -11,6 +11,7 @@ from gistcli.errors import RecipeError, Refused, did_you_mean
 from gistcli.evaluate.language.answers import FIGURES
 from gistcli.recipe import Recipe
 from gistcli.reporting import Reporter
+from gistcli.run.answering import Answering
 from gistcli.run.loading import Loaded
 from gistcli.run.settings import training_plan
 from gistcli.run.split_choice import choose_split
@@ -60,7 +61,15 @@ def evaluate_text(loaded: Loaded, asked: Asked, reporter: Reporter) -> dict[str,
     recipe = _recipe(loaded, asked, reporter)
     pinned = loaded.run.splits_path if loaded.run is not None and asked.data is None else None
     workload, split = open_measured(loaded, recipe, pinned, asked.split)
-    measured = measure_text(workload, loaded, split, asked.batch_size, asked.untuned, reporter)
+    measured = measure_text(
+        workload,
+        loaded,
+        split,
+        asked.batch_size,
+        asked.untuned,
+        reporter,
+        answers_only=asked.protocol is not None,
+    )
     if asked.output is not None:
         workload.write_outputs(asked.output, measured)
     return {"data": recipe.data.path, **described(workload, split, measured)}
@@ -89,8 +98,19 @@ def measure_text(
     batch_size: int | None,
     untuned: bool,
     reporter: Reporter,
+    *,
+    answers_only: bool = False,
 ) -> Measured:
     """All figures of a split, of the tuned network or of the pretrained one under it.
+
+    Args:
+        workload: its data.
+        loaded: the network.
+        split: of the data.
+        batch_size: examples per forward pass; None for that of the run.
+        untuned: without what was trained.
+        reporter: gets all talk.
+        answers_only: leave out the loss where a protocol asks for answers.
 
     Raises:
         Refused: a pretrained network that has no head for the task.
@@ -100,8 +120,11 @@ def measure_text(
     workload.read(loaded.tuner, [split], loaded.device, reporter)
     plan = training_plan(workload.recipe, workload.metric)
     setting = Setting(plan, loaded.device, loaded.precision(), batch_size or loaded.batch_size)
+    measure = workload.conclude
+    if answers_only and isinstance(workload, Answering) and workload.protocol is not None:
+        measure = workload.answer
     with loaded.tuner.disabled() if untuned else nullcontext():
-        return workload.conclude(loaded.tuner, split, setting, reporter)
+        return measure(loaded.tuner, split, setting, reporter)
 
 
 def require_untuned(loaded: Loaded) -> None:

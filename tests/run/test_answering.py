@@ -96,6 +96,7 @@ def test_answers_are_written_and_judged_by_the_rule_that_was_asked_for(
     )
     asked = run.predict(folder, [], prompts=[rows[0]["prompt"]], max_new_tokens=3, device="cpu")
     assert asked["predictions"][0]["text"] == rows[0]["text"]
+    assert found["metrics"].keys() == {"test/rouge_l"}  # what was asked for, and no loss
     limited = run.evaluate(folder, device="cpu", protocol="commonsense", limit=2, max_new_tokens=2)
     assert limited["answers"] == limited["counts"]["test/accuracy"] == 2
     # the model never says "the correct answer is"
