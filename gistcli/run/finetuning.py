@@ -16,7 +16,7 @@ from gistcli.errors import Diverged, Interrupted
 from gistcli.recipe import Recipe
 from gistcli.reporting import SILENT, Reporter
 from gistcli.run.kinds import kind_of
-from gistcli.run.memory import explained
+from gistcli.run.memory_advice import explained
 from gistcli.run.methods import method_info
 from gistcli.run.placing import Place, settle
 from gistcli.run.preparing import Job, prepare

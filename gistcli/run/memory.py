@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +26,7 @@ from gistcli.run.settings import training_plan
 from gistcli.run.workload import Setting, Workload
 from gistcli.train.fitting import largest_by_trial
 from gistcli.train.footprint import Footprint, fixed_footprint, weight_bytes
-from gistcli.train.memory import free_memory, is_out_of_memory, room_for_logits
+from gistcli.train.memory import free_memory, room_for_logits
 from gistcli.train.precision import choose_device, choose_precision
 from gistcli.train.tracing import Tracer
 
@@ -79,20 +78,20 @@ class Estimate:
         footprint = self.footprint
         parts = {"weights": footprint.weights, "trained and its optimiser": footprint.training,
                  "activations": footprint.activations, "logits": footprint.logits}  # fmt: skip
-        words = [f"{name} {_size(size)}" for name, size in parts.items() if size]
+        words = [f"{name} {size_of(size)}" for name, size in parts.items() if size]
         if self.problem:
             words.append(f"activations unknown ({self.problem})")
         elif not self.exact:
-            words.append(f"activations below {_size(SMALL * self.free)}")
+            words.append(f"activations below {size_of(SMALL * self.free)}")
         what = "example" if self.rows == 1 else "examples"
         tokens = "" if self.length is None else f" of up to {self.length:,} tokens"
         return (
-            f"about {_size(footprint.total)} ({', '.join(words)}) for {self.rows} {what}{tokens} "
-            f"at a time; {_size(self.free)} are free"
+            f"about {size_of(footprint.total)} ({', '.join(words)}) for {self.rows} {what}{tokens} "
+            f"at a time; {size_of(self.free)} are free"
         )
 
 
-def _size(count: float) -> str:
+def size_of(count: float) -> str:
     """Bytes in units of 1000, as the makers of memory count."""
     for unit in ("B", "kB", "MB"):
         if count < 999.5:
@@ -148,8 +147,8 @@ class Estimator:
         if model.quantize is None and self.planned.backbone.modality == "text":
             ways.append("model.quantize=nf4 takes about a quarter of 16 bits")
         raise OutOfMemory(
-            f"The weights of {model.name} take {_size(self.weights)}, and {_size(self.free)} are "
-            f"free on {self.setting.device}.",
+            f"The weights of {model.name} take {size_of(self.weights)}, and {size_of(self.free)} "
+            f"are free on {self.setting.device}.",
             f"{'; '.join([*ways, 'or choose a smaller model, or another train.device'])}.",
         )
 
@@ -375,67 +374,3 @@ def largest_that_fits(estimator: Estimator) -> int:
         if one.footprint.total + each * (size - 1) <= estimator.free:
             return size
     return 1
-
-
-@contextmanager
-def explained(estimator: Estimator) -> Iterator[None]:
-    """Inside, running out of memory is one error that says what to change.
-
-    Raises:
-        OutOfMemory: with what the run needs under each of the other settings.
-    """
-    try:
-        yield
-    except OutOfMemory as error:
-        raise OutOfMemory(error.message, advice(estimator)) from error
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        device = estimator.setting.device
-        raise OutOfMemory(
-            f"The memory of {device} did not suffice, outside the steps of training.",
-            f"Try a smaller eval.batch_size. {advice(estimator)}",
-        ) from error
-
-
-def advice(estimator: Estimator) -> str:
-    """What to change where the memory did not suffice, what costs least first.
-
-    Each with what the run would then need, as far as that can be told.
-    """
-    model = estimator.recipe.model
-    now = estimator.estimate()
-    ways: list[tuple[str, str, dict[str, Any]]] = []
-    if now.rows > 1:
-        size = min(largest_that_fits(estimator), -(-now.rows // 2))
-        ways.append((f"train.micro_batch_size={size}", "the result stays the same", {"rows": size}))
-    if now.length is not None and now.length > 64:
-        length = now.length // 2
-        longer = share_longer(estimator.workload, length)
-        ways.append((f"data.max_length={length}", f"{longer:.0%} of the examples are longer",
-                     {"length": length}))  # fmt: skip
-    if not model.grad_checkpointing:
-        ways.append(("model.grad_checkpointing=true", "a step takes about a third longer",
-                     {"grad_checkpointing": True}))  # fmt: skip
-    if model.dtype != "bfloat16" and _mostly_float32(estimator.planned.backbone):
-        ways.append(("model.dtype=bfloat16", "of the frozen weights", {"dtype": "bfloat16"}))
-    if model.quantize is None and now.length is not None:
-        ways.append(("model.quantize=nf4", "frozen weights in 4 bits", {"quantize": "nf4"}))
-    lines = [f"{key} ({what}; {_needs(estimator, asked)})" for key, what, asked in ways]
-    free = f"{_size(estimator.free)} were free at the start"
-    return f"{free}. What helps, what costs least first: {'; '.join(lines)}."
-
-
-def _mostly_float32(backbone: Backbone) -> bool:
-    return next(backbone.model.parameters()).dtype == torch.float32
-
-
-def _needs(estimator: Estimator, asked: dict[str, Any]) -> str:
-    found = estimator.estimate(**asked)
-    return f"about {_size(found.footprint.total)}"
-
-
-def share_longer(workload: Workload | None, length: int) -> float:
-    """Share of the training sequences that have more tokens."""
-    split = None if workload is None else workload.splits.get("train")
-    return float((split.lengths > length).mean()) if isinstance(split, TextSplit) else 0.0
