@@ -284,7 +284,7 @@ class EvalSection(Section):
     metric: Metric | None = None
     """What best and patience look at; null: accuracy of classes, pearson of values, the loss of a
     language model."""
-    positive: Name | None = None
+    positive: Annotated[Name, BeforeValidator(_as_name)] | None = None
     """Of two classes the one that `f1` is of; null: the one that is not the other's `not_`, else
     the second."""
     protocol: Literal["perplexity", "commonsense", "gsm8k", "math", "rank", "rouge"] | None = None
