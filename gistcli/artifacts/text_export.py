@@ -17,6 +17,7 @@ from gistcli import atomic
 from gistcli.artifacts import verify
 from gistcli.artifacts.form import Form
 from gistcli.artifacts.verify import Inputs
+from gistcli.backbones.causal import Causal
 from gistcli.backbones.hf_weights import load_pretrained
 from gistcli.backbones.locating import CONFIG, TOKENIZER
 from gistcli.backbones.streaming import Read, compute, empty
@@ -171,6 +172,7 @@ def text_form(
     classes: Sequence[str],
     template: str | None,
     network: Callable[[], AbstractContextManager[nn.Module]] | None = None,
+    pad_id: int | None = None,
 ) -> TextForm:
     """The folder of a tuned network.
 
@@ -179,6 +181,7 @@ def text_form(
         classes: names in the order of the logits; none of a language model.
         template: chat template that the run used in place of the tokenizer's.
         network: of `TextForm`.
+        pad_id: of the tokenizer; a decoder that classifies finds the last token of a text by it.
 
     Raises:
         NotMergeable: the library stores the network in a form that is not written tensor by tensor.
@@ -193,6 +196,8 @@ def text_form(
         config["label2id"] = {name: i for i, name in enumerate(classes)}
     elif backbone.task == "classification":  # a head without classes gives one value
         config["problem_type"] = "regression"
+    if isinstance(backbone, Causal) and backbone.task == "classification" and pad_id is not None:
+        config["pad_token_id"] = pad_id
     if config.get("tie_word_embeddings") and not _tied(backbone.hf):
         config["tie_word_embeddings"] = False  # the base's file holds two tensors
     plain: dict[str, Any] = json.loads(json.dumps(config))  # as it will be read again

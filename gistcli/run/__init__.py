@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from gistcli.run.demonstrating import demo
     from gistcli.run.evaluation import evaluate, evaluate_by_harness
     from gistcli.run.exporting import merge
-    from gistcli.run.harness import Harness
     from gistcli.run.finetuning import finetune
+    from gistcli.run.harness import Harness
     from gistcli.run.inspection import inspect
     from gistcli.run.loading import load
     from gistcli.run.picturing import visualize, visualize_tokens

@@ -36,14 +36,15 @@ def form_of(loaded: Loaded) -> TextForm:
 
     Raises:
         NotMergeable: the library stores the network in another form.
-        GistError: the template is no longer there.
+        GistError: tokenizer or template are no longer there.
     """
     _, _, recipe = loaded.require_run("merge")
     backbone = loaded.backbone
     assert isinstance(backbone, TextBackbone)
     chosen, template = recipe.data.chat_template, None
+    tokenizer = open_tokenizer(backbone.origin.config["folder"])
     if chosen != "tokenizer":
-        found = open_template(open_tokenizer(backbone.origin.config["folder"]), chosen)
+        found = open_template(tokenizer, chosen)
         template = None if found is None else found.source
 
     @contextmanager
@@ -51,7 +52,7 @@ def form_of(loaded: Loaded) -> TextForm:
         with loaded.tuner.disabled():
             yield backbone.model
 
-    return text_form(backbone, loaded.classes, template, network)
+    return text_form(backbone, loaded.classes, template, network, tokenizer.pad_id)
 
 
 def reference_of(loaded: Loaded, reporter: Reporter) -> Reference | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import pytest
 from transformers import AutoModelForSequenceClassification
 
 from gistcli import run
-from gistcli.data.text.tokenizer import open_tokenizer
 from gistcli.errors import GistError, NotMergeable, NotSupported
 from gistcli.recipe import Recipe
 from tests.run.text_models import completions, labelled, save_model
@@ -24,9 +22,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tokens")
     save_model(folder / "llama", "Llama", "causal_lm")
     save_model(folder / "classifier", "Llama", "classification")
-    config = folder / "classifier" / "config.json"  # a stock one finds the last token by its id
-    pad = open_tokenizer(folder / "classifier").pad_id
-    config.write_text(json.dumps({**json.loads(config.read_text()), "pad_token_id": pad}))
     save_model(folder / "roberta", "Roberta", "classification")
     completions(folder / "echo.jsonl", 40)
     labelled(folder / "parity.jsonl", 120)
