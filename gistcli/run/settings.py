@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from gistcli import registry
 from gistcli.backbones.base import Modality
 from gistcli.errors import GistError, NotSupported
 from gistcli.methods.base import Recommended
@@ -52,6 +53,12 @@ def _hub_modality(name: str) -> Modality:
     return _read_modality(name)
 
 
+def methods_for(modality: Modality) -> list[str]:
+    """Registered methods that work on what a model reads."""
+    names = registry.names("methods")
+    return [name for name in names if modality in registry.resolve("methods", name).recommended]
+
+
 def _recommended(recipe: Recipe) -> Recommended:
     """The method's own settings.
 
@@ -63,7 +70,7 @@ def _recommended(recipe: Recipe) -> Recommended:
         raise NotSupported(
             f"{method.name} works on {', '.join(method.recommended)}, and {recipe.model.name} "
             f"reads {modality}.",
-            "`gist list methods` shows the methods.",
+            f"Methods for {modality}: {', '.join(methods_for(modality))}.",
         )
     found: Recommended = method.recommended[modality]
     return found

@@ -17,8 +17,15 @@ from gistcli.recipe import Override, Recipe, load_recipe, parse_set
 from gistcli.recipe.grid import Axis, parse_grid
 from gistcli.recipe.loading import task_names
 from gistcli.recipe.points import Point, canonical, points, with_gist, with_method, with_values
-from gistcli.run.settings import resolved
-from gistcli.run.sweep_request import REFIT_ON, SweepRequest, check_flags, check_names, chosen_tasks
+from gistcli.run.settings import methods_for, modality_of, resolved
+from gistcli.run.sweep_request import (
+    ALL,
+    REFIT_ON,
+    SweepRequest,
+    check_flags,
+    check_names,
+    chosen_tasks,
+)
 
 
 @dataclass(frozen=True)
@@ -153,7 +160,7 @@ def plan_sweep(request: SweepRequest) -> SweepPlan:
     cells = [
         _cell(request, axes, path, labels[path], task, base, method, gist)
         for path, task, base in bases
-        for method in methods or [base.method["name"]]
+        for method in _methods(request, methods, base)
         for gist in arms
     ]
     _check_axes(axes, cells)
@@ -163,6 +170,13 @@ def plan_sweep(request: SweepRequest) -> SweepPlan:
     plan = SweepPlan(request, axes, cells, runs, cell_of, runs_of)
     _check_runs(plan)
     return plan
+
+
+def _methods(request: SweepRequest, chosen: Sequence[str], base: Recipe) -> Sequence[str]:
+    """The methods of a recipe's cells; `all` are those that work on what its model reads."""
+    if tuple(request.methods) == ALL:
+        return methods_for(modality_of(base))
+    return chosen or [base.method["name"]]
 
 
 def _load(request: SweepRequest, path: str, task: str | None) -> Recipe:

@@ -13,6 +13,7 @@ from gistcli.methods.lora import Lora
 from gistcli.recipe import Override
 from gistcli.run.sweep_plan import SweepPlan, plan_sweep
 from gistcli.run.sweep_request import SweepRequest
+from tests.run.text_models import save_model
 
 FAMILY = """\
 model: {name: gist_vit_nano}
@@ -59,9 +60,17 @@ def test_runs_follow_recipe_task_method_and_seed(family: Path) -> None:
     assert ids(plan(family, tasks=["all"], sets=["seed=7"])) == ["cats.gift.s7", "dogs.gift.s7"]
 
 
-def test_all_methods_are_all_that_are_registered(family: Path) -> None:
-    found = plan(family, tasks=["cats"], methods=["all"])
-    assert [run.method for run in found.runs] == registry.names("methods")
+def test_all_methods_are_those_that_work_on_what_the_model_reads(
+    family: Path, tmp_path: Path
+) -> None:
+    found = {run.method for run in plan(family, tasks=["cats"], methods=["all"]).runs}
+    assert set(registry.names("methods")) - found == {"prompt", "prefix"}
+    save_model(tmp_path / "llama", "Llama", "causal_lm")
+    text = tmp_path / "text.yaml"
+    text.write_text(f"model: {{name: {tmp_path / 'llama'}}}\ndata: {{path: texts.jsonl}}\n")
+    found = {run.method for run in plan(text, methods=["all"]).runs}
+    assert found >= {"gift", "lora", "prompt", "prefix"}
+    assert not found & {"vpt", "convpass"}
 
 
 def test_candidates_come_before_the_final_runs_of_their_task_and_method(family: Path) -> None:
