@@ -112,9 +112,9 @@ def test_every_command_of_the_readme_runs(after_commands: dict[str, str], workpl
     assert len(after_commands) >= 12
     assert all(c.startswith("gist ") for c in after_commands)
     for path in ("first-merged/model.safetensors", "first-lora/adapter_model.safetensors",
-                 "text-merged/model.safetensors", "text-lora/adapter_model.safetensors", "maps/photo.png", "predictions.csv",
-                 "runs/quick/result.json", "comparison/table.md",
-                 "comparison/table.tex"):  # fmt: skip
+                 "text-merged/model.safetensors", "text-lora/adapter_model.safetensors",
+                 "maps/photo.png", "predictions.csv", "runs/quick/result.json",
+                 "comparison/table.md", "comparison/table.tex"):  # fmt: skip
         assert (workplace / path).is_file(), path
     assert "complete" in (workplace / f"{_again()}.err").read_text()
 
