@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -243,12 +241,13 @@ def open_base(
 
 
 class TunedModel(nn.Module):
-    """A tuned network as a plain module: normalised pixels (B, C, H, W) to logits (B, K).
+    """A tuned network as a plain module.
 
     Attributes:
-        tuner: everything trained; `tuner.backbone` is the network.
-        classes: names in the order of the logits.
-        preprocess: how pictures become pixels.
+        tuner: everything trained; `tuner.backbone` is the network, whose own `generate`, where it
+            writes text, writes what was learnt.
+        classes: names in the order of the logits; none of a language model.
+        preprocess: how pictures become pixels; None where it reads text.
     """
 
     def __init__(self, loaded: Loaded) -> None:
@@ -256,11 +255,23 @@ class TunedModel(nn.Module):
         self.tuner = loaded.tuner
         self.backbone = loaded.backbone
         self.classes = loaded.classes
-        self.preprocess = loaded.preprocess
+        self.preprocess = loaded.pictures
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Logits (B, K)."""
-        batch: Mapping[str, Any] = {"pixels": pixels}
+    def forward(
+        self, inputs: Tensor, attention_mask: Tensor | None = None, **more: Tensor
+    ) -> Tensor:
+        """Logits, (B, K) of a classifier.
+
+        Args:
+            inputs: normalised pixels (B, C, H, W), or token ids (B, T).
+            attention_mask: (B, T), 1 where a token is real; None where all are.
+            more: what else a batch of text may hold (`token_type_ids`, `labels`).
+        """
+        if self.backbone.modality == "vision":
+            batch = {"pixels": inputs}
+        else:
+            mask = torch.ones_like(inputs) if attention_mask is None else attention_mask
+            batch = {"input_ids": inputs, "attention_mask": mask, **more}
         logits: Tensor = self.tuner(batch).logits
         return logits
 

@@ -18,6 +18,7 @@ from transformers import (
     AutoTokenizer,
 )
 
+import gistcli
 from gistcli import run
 from gistcli.errors import GistError, Interrupted, NotSupported, RecipeError, Refused
 from gistcli.recipe import Recipe, yaml
@@ -240,10 +241,12 @@ def test_a_run_and_its_merged_folder_answer_alike_and_as_transformers_does(
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
     inputs = tokenizer("w9 w8 w7 w6", return_tensors="pt")
-    out = model.generate(**inputs, max_new_tokens=6, do_sample=False)[
-        0, inputs.input_ids.shape[1] :
-    ]
-    assert tokenizer.decode(out, skip_special_tokens=True) == ours[2]["text"]
+    loaded = gistcli.load(tmp_path / "run")
+    assert torch.allclose(loaded(inputs.input_ids), model(**inputs).logits, atol=1e-4)
+    for writing in (model, loaded.backbone.hf):
+        out = writing.generate(**inputs, max_new_tokens=6, do_sample=False)
+        text = tokenizer.decode(out[0, inputs.input_ids.shape[1] :], skip_special_tokens=True)
+        assert text == ours[2]["text"]
     drawn = {
         call(f"gist predict {tmp_path / 'run'} --prompt 'w1 w2' --temperature 2 --seed {seed}",
              "--max-new-tokens", "6")["predictions"][0]["text"]
