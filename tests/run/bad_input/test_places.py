@@ -165,7 +165,7 @@ def test_a_full_disk_costs_no_earlier_merge_and_no_earlier_predictions(
         disk.leave(10 * PAGE)
         for place in (merged, disk.root / "fresh"):
             said = refuse(1, "merge", run, "-o", place)
-            said.names(place / "model.safetensors", "No space left")
+            said.names(place, "are free there")
         disk.leave(0)
         refuse(1, "predict", run, picture, "-o", table).names(table, "No space left")
         refuse(1, "visualize", run, picture, "-o", maps).names(maps, "No space left")
