@@ -12,19 +12,19 @@ from gistcli.recipe import Recipe
 
 
 @pytest.mark.slow
-def test_the_defaults_reach_97_per_cent_on_photos_of_twenty_classes(
+def test_the_defaults_reach_92_per_cent_on_photos_of_half_the_size(
     assets: Path, tmp_path: Path
 ) -> None:
     recipe = Recipe.model_validate(
         {
-            "model": {"name": str(assets / "vit_tiny_patch16_224")},
+            "model": {"name": str(assets / "vit_tiny_patch16_224"), "img_size": 112},
             "data": {"path": str(assets / "caltech20")},
             "train": {"epochs": 3},
             "eval": {"every": "none"},
         }
     )
     result = run.finetune(recipe, output=tmp_path / "run")
-    assert result["metrics"]["test/accuracy"] >= 0.97
+    assert result["metrics"]["test/accuracy"] >= 0.92
     assert result["parameters"]["method"] == 2 * 16 * 192
     receipt = run.merge(tmp_path / "run", tmp_path / "merged")
     assert receipt["max_abs_logit_difference"] < 1e-4
