@@ -23,11 +23,14 @@ class Stopper:
 
     Args:
         max_time: seconds from entry until `reason` asks for an end; None is no limit.
+
+    Attributes:
+        signal: name of the one that came; None before.
     """
 
     def __init__(self, max_time: float | None = None) -> None:
         self.max_time = max_time
-        self._signal: str | None = None
+        self.signal: str | None = None
         self._at_once = False
         self._before: dict[signal.Signals, object] = {}
         self._start = 0.0
@@ -50,8 +53,8 @@ class Stopper:
             advanced: whether this session has done a step; before that the time limit does not
                 act, so that a limit that is too short for a step still comes to an end some day.
         """
-        if self._signal:
-            return self._signal
+        if self.signal:
+            return self.signal
         if (
             advanced
             and self.max_time is not None
@@ -70,7 +73,7 @@ class Stopper:
             self._at_once = False
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
-        self._signal = signal.Signals(number).name
+        self.signal = signal.Signals(number).name
         for each in SIGNALS:
             signal.signal(each, signal.SIG_DFL)
         if self._at_once:

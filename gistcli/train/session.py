@@ -99,6 +99,8 @@ class Session:
         finally:
             self.reporter.finish("train")
             self._clock()
+        if self.stopper.signal:  # in the last step: whoever called has more to stop
+            raise self._interrupted(self.stopper.signal)
         if self.plan.select == "best" and self.best is not None:
             self.objective.tuner.load_state(self.best)
 

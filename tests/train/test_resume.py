@@ -156,20 +156,23 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert same(state, straight[0])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "step"), [(signal.SIGINT, 10), (signal.SIGTERM, 10), (signal.SIGINT, 21)]
+)
 def test_a_signal_saves_after_the_step_and_the_run_goes_on_bit_identical(
     lab: ModuleType,
     straight: tuple[State, list[dict[str, Any]]],
     number: signal.Signals,
+    step: int,
     tmp_path: Path,
 ) -> None:
     train = lab.digits("train", "flip-crop")
     before = signal.getsignal(number)
     with pytest.raises(
-        Interrupted, match=f"Stopped by {number.name} after step 10 of 21"
+        Interrupted, match=f"Stopped by {number.name} after step {step} of 21"
     ) as caught:
-        run(lab, Signalled(train, 9, number), lab.PLAN, tmp_path)
-    assert str(tmp_path / "step-10") in caught.value.message
+        run(lab, Signalled(train, step - 1, number), lab.PLAN, tmp_path)
+    assert str(tmp_path / f"step-{step}") in caught.value.message
     assert signal.getsignal(number) is before
     state, history = run(lab, train, lab.PLAN, tmp_path)
     assert same(state, straight[0])
