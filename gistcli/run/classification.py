@@ -54,14 +54,7 @@ class Classification(Workload):
 
     def measure(self, tuner: Tuner, split: str, setting: Setting, reporter: Reporter) -> Measured:
         """Accuracy and what goes with it; the outputs are `Predictions`."""
-        outputs = predict(
-            tuner,
-            self.splits[split],
-            setting.eval_batch_size,
-            precision=setting.precision,
-            reporter=reporter,
-            phase=split,
-        )
+        outputs = self.over(predict, tuner, split, setting, reporter)
         positive = self.recipe.eval.positive
         return Measured(score(outputs, self.classes, positive), outputs)
 

@@ -36,14 +36,7 @@ class Regression(Workload):
 
     def measure(self, tuner: Tuner, split: str, setting: Setting, reporter: Reporter) -> Measured:
         """Both correlations and the squared error; the outputs are `Predictions`."""
-        outputs = predict(
-            tuner,
-            self.splits[split],
-            setting.eval_batch_size,
-            precision=setting.precision,
-            reporter=reporter,
-            phase=split,
-        )
+        outputs = self.over(predict, tuner, split, setting, reporter)
         return Measured(score_values(outputs.labels.numpy(), outputs.values.numpy()), outputs)
 
     def write_outputs(self, path: Path, measured: Measured) -> None:

@@ -177,14 +177,7 @@ class CausalText(Answering, TextTask):
         self, tuner: Tuner, split: str, setting: Setting, reporter: Reporter
     ) -> dict[str, Any]:
         """Loss a token, and perplexity."""
-        return perplexity(
-            tuner,
-            self.splits[split],
-            setting.eval_batch_size,
-            precision=setting.precision,
-            reporter=reporter,
-            phase=split,
-        )
+        return self.over(perplexity, tuner, split, setting, reporter)
 
 
 def text_options(data: DataSection) -> TextOptions:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 
@@ -25,6 +25,7 @@ from gistcli.run.shelf import Shelf
 from gistcli.train.plan import Plan
 
 Split = ImageSplit | FeatureSplit | TextSplit
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,24 @@ class Workload(abc.ABC):
     @abc.abstractmethod
     def objective(self, tuner: Tuner, setting: Setting) -> Objective:
         """What is minimised."""
+
+    def over(
+        self,
+        compute: Callable[..., T],
+        tuner: Tuner,
+        split: str,
+        setting: Setting,
+        reporter: Reporter,
+    ) -> T:
+        """What `compute` (`predict`, `perplexity`) finds on a split, as the run computes."""
+        return compute(
+            tuner,
+            self.splits[split],
+            setting.eval_batch_size,
+            precision=setting.precision,
+            reporter=reporter,
+            phase=split,
+        )
 
     @abc.abstractmethod
     def measure(self, tuner: Tuner, split: str, setting: Setting, reporter: Reporter) -> Measured:
