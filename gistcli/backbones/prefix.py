@@ -25,7 +25,7 @@ from gistcli.errors import NotSupported
 
 SLOT = "prefix"
 CACHES = ("cache", "past_key_values", "layer_past")
-"""What versions (`cache` from 5.24 on) and families call the argument of earlier keys and values."""
+"""What the argument of earlier keys and values is called: `cache` from transformers 5.24 on."""
 HINT = "Choose a method that acts inside the network, such as gift or lora."
 
 
