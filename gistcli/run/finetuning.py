@@ -63,7 +63,7 @@ def finetune(
         method, run = recipe.build_method(), str(place.run.path)
         refusal = place.done.get("merge", method.capabilities().merge)
         further = kind_of(recipe).commands(run, method)
-        return {**place.done, "run": run, **_pointers(place, further, refusal)}
+        return {**place.done, "run": run, **_pointers(place, further, refusal, place.done)}
     job = prepare(recipe, place, reporter, shelf)
     try:
         _begin(job)
@@ -172,8 +172,8 @@ def _conclude(job: Job, fitted: FitResult, reporter: Reporter) -> dict[str, Any]
         "extras": _extras(fitted, workload.figure),
     }
     run.write_result(result)
-    pointers = _pointers(job.place, workload.commands(str(run.path), job.assembly.method), refusal)
-    return {"run": str(run.path), **result, **pointers}
+    further = workload.commands(str(run.path), job.assembly.method)
+    return {"run": str(run.path), **result, **_pointers(job.place, further, refusal, result)}
 
 
 def _extras(fitted: FitResult, figure: str) -> dict[str, float]:
@@ -223,15 +223,19 @@ def _tuner_info(job: Job) -> TunerInfo:
     )
 
 
-def _pointers(place: Place, further: list[list[str]], refusal: str | None) -> dict[str, Any]:
+def _pointers(
+    place: Place, further: list[list[str]], refusal: str | None, result: Mapping[str, Any]
+) -> dict[str, Any]:
     """Where things are, and the commands that a user is likely to want next.
 
     Args:
         place: of the run.
         further: commands of the workload.
         refusal: why it cannot become plain weights; None where it can.
+        result: of the run; without a figure there is no split to evaluate on.
     """
     run = str(place.run.path)
     export = [f"{run}-merged"] if refusal is None else [f"{run}-onnx", "--format", "onnx"]
-    commands = [["gist", "eval", run], ["gist", "merge", run, "-o", *export], *further]
+    evaluate = [["gist", "eval", run]] if result.get("metrics") else []
+    commands = [*evaluate, ["gist", "merge", run, "-o", *export], *further]
     return {"files": place.run.files(), "next": [shlex.join(c) for c in commands]}
