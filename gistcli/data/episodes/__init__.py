@@ -1,0 +1,6 @@
+"""Task files to episodes (examples, then queries), and documents to compression segments."""
+
+from gistcli.data.episodes.family import class_to_label
+from gistcli.data.episodes.tasks import Item, Task
+
+__all__ = ["Item", "Task", "class_to_label"]
