@@ -21,7 +21,7 @@ INPUTS = ("a", "b", "c", "d", "e", "f", "g", "h")
 LABELS = ("A", "B", "C", "D", "E", "F", "G", "H")
 CLASSES = (("a", "e"), ("b", "f"), ("c", "g"), ("d", "h"))
 VOCABULARY = (*INPUTS, *LABELS)
-"""All words of the family's texts, which blanks separate: a token each in a word-level tokenizer."""
+"""All words of its texts, which blanks separate: a token each in a word-level tokenizer."""
 TESTED = 256
 """Tasks held out for the test."""
 VALIDATED = 64
