@@ -50,7 +50,7 @@ Metric = Literal[
 
 Role = Literal[
     "image", "label", "split", "group", "text", "second_text", "prompt", "completion", "messages",
-    "conversations", "system", "tools", "instruction", "input", "output", "answer", "options",
+    "conversations", "system", "tools", "instruction", "input", "output", "answer", "options", "task",
 ]  # fmt: skip
 """What a column of pictures, or of any format of text, can be."""
 
