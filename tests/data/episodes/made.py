@@ -1,0 +1,48 @@
+"""Task files in their real formats, small."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def lines(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    """A file of JSON lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def template(path: Path, answers: Sequence[str] = ("Yes", "No"), count: int = 12) -> Path:
+    """A file of P3 as it is handed out, with answers in turn."""
+    rows = [
+        {
+            "prompt": f"w{i} w{i + 1} {path.stem} ?\n",
+            "completion": f" {answers[i % len(answers)]}<|endoftext|>",
+        }
+        for i in range(count)
+    ]
+    return lines(path, rows)
+
+
+def natural(path: Path, *, count: int = 12, answers: Sequence[str] = (), **more: Any) -> Path:
+    """A file of Super-NaturalInstructions; answers are free text unless given."""
+    outputs = [[answers[i % len(answers)]] if answers else [f"w{i}", "x"] for i in range(count)]
+    value = {
+        "Contributors": ["a", "b"],
+        "Categories": ["Question Generation"],
+        "Definition": ["Say the word", "after it."],
+        "Positive Examples": [
+            {"input": f"good {i}", "output": f"better {i}", "explanation": ""} for i in range(3)
+        ],
+        "Negative Examples": [{"input": "bad", "output": "worse", "explanation": ""}],
+        "Instances": [
+            {"id": f"t-{i}", "input": f"w{i - 1}", "output": outputs[i]} for i in range(count)
+        ],
+        **more,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")
+    return path
