@@ -26,12 +26,17 @@ class EpisodeEncoder:
     Attributes:
         tokenizer: of the model.
         options: budgets and template.
-        cut_answers: answers that were too long for a query.
+        cut_answers: those that were too long for a query.
     """
 
     def __init__(self, tokenizer: Tokenizer, options: EpisodeOptions) -> None:
+        """Both are looked at once.
+
+        Raises:
+            RecipeError: budgets without room for examples or queries.
+        """
         self.tokenizer, self.options = tokenizer, options
-        self.cut_answers = 0
+        self.cut_answers: set[str] = set()
         self._known: dict[str, np.ndarray] = {}
         room = options.example_tokens - options.gists - len(tokenizer.prefix)
         if room < 1:
@@ -97,7 +102,7 @@ class EpisodeEncoder:
         ids = np.array(self.tokenizer.prefix, np.int32)
         if not task.definition or self.options.symbols:
             return ids
-        most = self.options.example_tokens // 2
+        most = (self.options.example_tokens - self.options.gists) // 2
         return np.concatenate([ids, self._ids(f"{task.definition}\n")[:most]])
 
     def _fitting(self, texts: Sequence[str], room: int) -> list[int]:
@@ -122,7 +127,7 @@ class EpisodeEncoder:
         answer = self._answer(item, item.completion, plain)
         prefix = self.tokenizer.prefix
         room = self.options.query_tokens - len(prefix) - max(longest, len(answer))
-        kept = prompt[max(0, len(prompt) - max(room, 1)) :]
+        kept = prompt[max(0, len(prompt) - room) :]
         ids = np.array([*prefix, *kept], np.int32)
         return Query(ids, answer, item, tuple(answers))
 
@@ -137,7 +142,7 @@ class EpisodeEncoder:
         most = self.options.query_tokens - len(self.tokenizer.prefix)
         most -= min(len(before), self.options.query_tokens // 2)
         if len(ids) + len(end) > most:
-            self.cut_answers += 1
+            self.cut_answers.add(answer)
             return ids[:most]
         return np.array([*ids, *end], np.int32)
 

@@ -10,7 +10,8 @@ import numpy as np
 from gistcli.data.episodes.drawing import Draws, draw_held_out, replace_options
 from gistcli.data.episodes.encoding import EpisodeEncoder
 from gistcli.data.episodes.layout import QUERY, Batch, Episode, Query, lay_out
-from gistcli.data.episodes.split import FIXED_SEED, require_symbols
+from gistcli.data.episodes.rows import FIXED_SEED
+from gistcli.data.episodes.split import require_symbols
 from gistcli.data.episodes.tasks import Task
 
 MOST_QUERIES = 100

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from gistcli.data.augment import batch_indices
 from gistcli.data.episodes.drawing import Draws, draw_items, replace_options
 from gistcli.data.episodes.encoding import EpisodeEncoder
-from gistcli.data.episodes.layout import Batch, Episode, Query, lay_out
+from gistcli.data.episodes.layout import Episode
+from gistcli.data.episodes.options import EpisodeOptions
+from gistcli.data.episodes.rows import Rows
 from gistcli.data.episodes.tasks import Task
 from gistcli.data.text.encoding import number
 from gistcli.errors import DataError, RecipeError
 from gistcli.reporting import SILENT, Reporter
 
-FIXED_SEED = 1234
-"""Of the episodes where no seed is given: those of evaluation."""
 _LOOKED_AT = 200
 """Episodes by which it is told how many examples fit."""
 
@@ -56,128 +54,88 @@ class Fit:
         )
 
 
-class EpisodeSplit:
-    """Episodes of some tasks, in batches that are a function of (seed, epoch, number) alone.
+class EpisodeSplit(Rows):
+    """Episodes of some tasks: examples, then queries, drawn anew in every epoch.
 
     An episode's task is drawn in proportion to its items, up to `options.cap` of them; its items
     are drawn without replacement (`draw_items`).
 
     Attributes:
-        names: of each episode of an epoch.
-        labels: (N,) int64 checksum of tasks and options, so that a fingerprint over labels notices
-            other ones.
         tasks: to draw from.
+        encoder: of items.
         fit: how many examples fit.
     """
 
     def __init__(
         self, tasks: Sequence[Task], encoder: EpisodeEncoder, *, device: torch.device | str = "cpu"
     ) -> None:
+        """A few episodes are made at once, to see how many examples fit.
+
+        Raises:
+            DataError: in none of them any does.
+            RecipeError: the tokenizer has too few words to replace all options.
+        """
         self.tasks, self.encoder = list(tasks), encoder
-        options = encoder.options
+        options, pad_id = encoder.options, encoder.tokenizer.pad_id
+        if options.symbols:
+            require_symbols(self.tasks, encoder.words)
         sizes = np.array([min(len(task.items), options.cap) for task in self.tasks], np.int64)
         self._shares = np.cumsum(sizes / sizes.sum())
         count = options.episodes or max(1, int(sizes.sum()) // options.queries)
-        if options.symbols:
-            require_symbols(self.tasks, encoder.words)
-        self._device = torch.device(device)
-        self.names = [f"episode-{i}" for i in range(count)]
-        checksum = int.from_bytes(bytes.fromhex(self.fingerprint())[:8]) >> 1
-        self.labels: Tensor = torch.full((count,), checksum, dtype=torch.int64)
+        names = [f"episode-{i}" for i in range(count)]
+        checksum = int.from_bytes(bytes.fromhex(_digest(self.tasks, options))[:8]) >> 1
+        labels = torch.full((count,), checksum, dtype=torch.int64)
+        super().__init__(names, labels, options, pad_id=pad_id, device=device)
         self.fit = self._look()
-
-    def __len__(self) -> int:
-        return len(self.names)
 
     def fingerprint(self) -> str:
         """SHA-256 over options and tasks."""
-        digest = hashlib.sha256(repr(self.encoder.options).encode())
-        for task in self.tasks:
-            digest.update(repr(task).encode("utf-8", "surrogatepass"))
-        return digest.hexdigest()
+        return _digest(self.tasks, self.options)
 
-    def batches_per_epoch(self, batch_size: int) -> int:
-        """Global batches in one pass."""
-        return -(-len(self) // batch_size)
-
-    def batches(
-        self,
-        batch_size: int,
-        *,
-        seed: int | None,
-        epoch: int = 0,
-        start_batch: int = 0,
-        rank: int = 0,
-        world: int = 1,
-    ) -> Iterator[Batch]:
-        """Batches of one pass (see `lay_out`), on the device.
-
-        Args:
-            batch_size: episodes in a global batch; process `rank` of `world` gets every world-th of
-                them.
-            seed: of order and content; None gives the same episodes in every epoch, in order.
-            epoch: number of the pass.
-            start_batch: global batches to leave out at the beginning.
-            rank: this process.
-            world: the number of processes.
-        """
-        for index in batch_indices(
-            len(self), batch_size, seed=seed, epoch=epoch, start_batch=start_batch, rank=rank,
-            world=world,
-        ):  # fmt: skip
-            episodes = [self.episode(int(i), seed=seed, epoch=epoch) for i in index]
-            batch = lay_out(episodes, self.encoder.options, self.encoder.tokenizer.pad_id, index)
-            yield {key: value.to(self._device) for key, value in batch.items()}
-
-    def episode(self, index: int, *, seed: int | None, epoch: int = 0) -> Episode:
-        """One episode of an epoch, whatever the batch it is in."""
-        draws = Draws(FIXED_SEED, 0, index) if seed is None else Draws(seed, epoch, index)
+    def make(self, index: int, draws: Draws) -> Episode:
+        """A task by lot, and an episode of it."""
         place = int(np.searchsorted(self._shares, draws.take(1)[0], side="right"))
-        task, options = self.tasks[min(place, len(self.tasks) - 1)], self.encoder.options
-        drawn = draw_items(task, options, draws)
-        if options.symbols:
+        task = self.tasks[min(place, len(self.tasks) - 1)]
+        drawn = draw_items(task, self.options, draws)
+        if self.options.symbols:
             drawn = replace_options(drawn, task, self.encoder.words, draws)
         return self.encoder.episode(task, drawn, draws=draws)
 
-    def longest(self, rows: int) -> Batch:
-        """A batch of so many rows, on the CPU, as long as the budgets allow: none takes more."""
-        options, pad_id = self.encoder.options, self.encoder.tokenizer.pad_id
-        room = options.example_tokens - options.gists
-        query = Query(np.full(options.query_tokens - 1, pad_id), np.full(1, pad_id))
-        whole = Episode(np.full(room, pad_id), (query,) * options.queries)
-        return lay_out([whole] * rows, options, pad_id)
-
     def tell(self, name: str, reporter: Reporter = SILENT) -> None:
         """What there is, and what did not fit."""
-        fit, options = self.fit, self.encoder.options
         families = len({task.family for task in self.tasks})
         items = sum(len(task.items) for task in self.tasks)
         among = f" of {families:,} families" if families > 1 else ""
         reporter.say(
             f"{name}: {number(len(self.tasks), 'task')}{among}, {number(items, 'item')}; "
-            f"{fit.mean:.1f} examples fit on average, at least {fit.least} "
-            f"(of {number(fit.episodes, 'episode')} looked at)"
+            f"{self.fit.mean:.1f} examples fit on average, at least {self.fit.least} "
+            f"(of {number(self.fit.episodes, 'episode')} looked at)"
         )
-        if fit.cut:
-            reporter.warn(
-                f"{name}: {fit.cut} of {number(fit.episodes, 'episode')} left examples out, of "
-                f"{options.max_examples} at most: {options.example_tokens} tokens are full "
-                f"(hyper.example_tokens)"
-            )
-        if fit.bare:
-            reporter.warn(f"{name}: {fit.bare} of {number(fit.episodes, 'episode')} without any "
-                          f"example: each is longer than hyper.example_tokens")  # fmt: skip
+        for note in self._notes():
+            reporter.warn(f"{name}: {note}")
+
+    def _notes(self) -> list[str]:
+        fit, options, looked_at = self.fit, self.options, number(self.fit.episodes, "episode")
         bare = [task.name for task in self.tasks if not task.positive]
-        if options.mode == "positive" and bare:
-            reporter.warn(f"{name}: {number(len(bare), 'task')} without exemplary pairs: examples "
-                          f"are drawn from the items there")  # fmt: skip
+        told = (
+            (fit.cut, f"{fit.cut} of {looked_at} left examples out: {options.example_tokens} "
+                      f"tokens are full (hyper.example_tokens)"),
+            (fit.bare, f"{fit.bare} of {looked_at} have no example: each that was drawn is longer "
+                       f"than hyper.example_tokens"),
+            (self.encoder.cut_answers, f"{number(len(self.encoder.cut_answers), 'answer')} cut at "
+                                       f"the end: longer than hyper.query_tokens allows"),
+            (options.mode == "positive" and bare,
+             f"{number(len(bare), 'task')} without exemplary pairs: examples are drawn from the "
+             f"items there"),
+        )  # fmt: skip
+        return [note for says, note in told if says]
 
     def _look(self) -> Fit:
         count = min(len(self), _LOOKED_AT)
         fit = Fit.of([self.episode(i, seed=None) for i in range(count)])
-        if fit.bare == fit.episodes and self.encoder.options.max_examples:
+        if fit.bare == fit.episodes and self.options.max_examples:
             raise DataError(
-                f"No example fits in {self.encoder.options.example_tokens} tokens (of "
+                f"No example fits in {self.options.example_tokens} tokens (of "
                 f"{number(fit.episodes, 'episode')} looked at).",
                 "Raise hyper.example_tokens.",
             )
@@ -200,3 +158,10 @@ def require_symbols(tasks: Sequence[Task], words: Sequence[str]) -> None:
             f"{most[0]} options of {most[1]}.",
             "Leave hyper.symbols out for this data.",
         )
+
+
+def _digest(tasks: Sequence[Task], options: EpisodeOptions) -> str:
+    digest = hashlib.sha256(repr(options).encode())
+    for task in tasks:
+        digest.update(repr(task).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()

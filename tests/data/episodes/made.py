@@ -7,6 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer as Rust
+from tokenizers import models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from gistcli.data.episodes.family import VOCABULARY
+from gistcli.data.text import Tokenizer
+
 
 def lines(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
     """A file of JSON lines."""
@@ -46,3 +53,21 @@ def natural(path: Path, *, count: int = 12, answers: Sequence[str] = (), **more:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value), encoding="utf-8")
     return path
+
+
+def family_words() -> Tokenizer:
+    """A word a token, <s> in front, for the built-in family and the texts of `template`."""
+    special = ["<pad>", "<s>", "</s>", "<unk>"]
+    more = ["Input:", "Output:", "Yes", "No", "?", *(f"w{i}" for i in range(60))]
+    vocabulary = {word: i for i, word in enumerate([*special, *VOCABULARY, *more])}
+    rust = Rust(models.WordLevel(vocabulary, unk_token="<unk>"))
+    rust.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    rust.post_processor = processors.TemplateProcessing("<s> $A", None, [("<s>", 1)])
+    names = dict(zip(("pad_token", "bos_token", "eos_token", "unk_token"), special, strict=True))
+    return Tokenizer.of(PreTrainedTokenizerFast(tokenizer_object=rust, **names))
+
+
+def said(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """Tokens as text, special ones and all."""
+    text: str = tokenizer.base.decode([int(i) for i in ids], clean_up_tokenization_spaces=False)
+    return text
