@@ -10,14 +10,15 @@ import numpy as np
 from gistcli.data.episodes.drawing import Drawn, Draws
 from gistcli.data.episodes.layout import Episode, Query
 from gistcli.data.episodes.options import EpisodeOptions
+from gistcli.data.episodes.pairs import MOST_OPTIONS
 from gistcli.data.episodes.tasks import Item, Task
 from gistcli.data.text.tokenizer import Tokenizer
 from gistcli.errors import RecipeError
 
 _REMEMBERED = 100_000
 """Texts whose tokens are kept: some 50 MB."""
-_LETTERS, _ENOUGH = 3, 64
-"""Letters that a symbol has, unless there are fewer symbols than that."""
+_LETTERS = 3
+"""Of a symbol, unless there are too few of that length."""
 
 
 class EpisodeEncoder:
@@ -61,7 +62,7 @@ class EpisodeEncoder:
         plain = [t for t in tokens if t not in special and not t.startswith("##")]
         found = [w for w in dict.fromkeys(marked or plain) if w.isascii() and w.isalpha()]
         long = [word for word in found if len(word) >= _LETTERS]
-        return long if len(long) >= _ENOUGH else found
+        return long if len(long) >= 2 * MOST_OPTIONS else found
 
     def episode(
         self, task: Task, drawn: Drawn, *, draws: Draws | None = None, options: bool = False

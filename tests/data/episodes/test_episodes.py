@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from gistcli.data.episodes import (
     class_to_label,
     lay_out,
 )
-from gistcli.data.text import Tokenizer
+from gistcli.data.text import Tokenizer, open_tokenizer
 from gistcli.errors import DataError, RecipeError
 from gistcli.reporting import Reporter
 from gistcli.train.source import data_fingerprint
@@ -276,11 +277,9 @@ def test_symbols_replace_options_alike_in_examples_and_queries_and_anew_in_each_
     assert {*seen} <= {*split.encoder.words}
 
 
-def test_words_for_symbols_are_whole_words_of_the_tokenizer(assets: Any) -> None:
-    from gistcli.data.text import open_tokenizer
-
+def test_words_for_symbols_are_whole_words_of_the_tokenizer(assets: Path) -> None:
     encoder = EpisodeEncoder(open_tokenizer(assets / "stories260K"), SMALL)
-    assert len(encoder.words) >= 64
+    assert len(encoder.words) >= 30
     assert "the" in encoder.words
     assert all(word.isalpha() and word.isascii() and len(word) > 2 for word in encoder.words)
 
