@@ -24,6 +24,7 @@ from tests.backbones.text_kinds import (
     build,
     network,
 )
+from tests.writing import written
 
 TASK = "classification"
 CLASSIFIERS = [name for name in DECODERS if name not in ("Granite", "Cohere")]
@@ -86,15 +87,6 @@ def test_prompts_act_as_pefts_do_in_one_pass_and_while_text_is_generated(name: s
     together = backbone.hf.generate(**collate_prompts(PROMPTS, PAD), **GREEDY)
     for row, prompt in enumerate(PROMPTS):
         assert together[row, 6:].tolist() == written(model, prompt, 8)
-
-
-def written(model: Any, prompt: list[int], tokens: int) -> list[int]:
-    """Greedy tokens by whole passes: PEFT 0.21 does not know the cache of transformers 5.24."""
-    ids = torch.tensor([prompt])
-    for _ in range(tokens):
-        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-        ids = torch.cat([ids, logits[:, -1:].argmax(-1)], dim=1)
-    return ids[0, len(prompt) :].tolist()
 
 
 @torch.no_grad()
