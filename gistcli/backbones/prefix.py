@@ -24,8 +24,8 @@ from gistcli.backbones.sites import Site, Switch
 from gistcli.errors import NotSupported
 
 SLOT = "prefix"
-CACHES = ("past_key_values", "layer_past")
-"""What families call the argument through which attention gets earlier keys and values."""
+CACHES = ("cache", "past_key_values", "layer_past")
+"""What versions (`cache` from 5.24 on) and families call the argument of earlier keys and values."""
 HINT = "Choose a method that acts inside the network, such as gift or lora."
 
 
@@ -64,6 +64,21 @@ class Prefix:
             cache.update(*both, layer)
 
 
+def cache_name(network: nn.Module) -> str:
+    """What a network of transformers calls the argument for a cache."""
+    return _cache_name(network) or CACHES[0]
+
+
+def given_cache(given: Mapping[str, Any]) -> Any:
+    """The cache among the arguments of a network; None without one."""
+    return next((given[name] for name in CACHES if given.get(name) is not None), None)
+
+
+def _cache_name(module: nn.Module) -> str | None:
+    taken = inspect.signature(module.forward).parameters
+    return next((name for name in CACHES if name in taken), None)
+
+
 @torch.no_grad()
 def prefix_of(network: Any, batch: Mapping[str, Tensor]) -> Prefix:
     """What a decoder computes of texts (N, P) without padding: keys and values of every position.
@@ -75,7 +90,7 @@ def prefix_of(network: Any, batch: Mapping[str, Tensor]) -> Prefix:
     from transformers import DynamicCache
 
     cache: Any = DynamicCache()  # without the config, so that layers with a window keep everything
-    network.base_model(**batch, past_key_values=cache, use_cache=True)
+    network.base_model(**batch, **{cache_name(network): cache}, use_cache=True)
     keys = torch.stack([layer.keys for layer in cache.layers])
     return Prefix(keys, torch.stack([layer.values for layer in cache.layers]))
 
@@ -202,13 +217,13 @@ class PrefixSeam:
         switch.mark(SLOT)
         caching = given.get("use_cache")
         caching = self.config.use_cache if caching is None else caching
-        if caching or given.get("past_key_values") is not None:
+        if caching or given_cache(given) is not None:
             return (), self._with_cache(given, text, self._current)
         return (), self._with_mask(given, text, length)
 
     def _with_cache(self, given: dict[str, Any], text: Tensor, prefix: Prefix) -> dict[str, Any]:
         """For a pass that keeps what it computes: the cache starts with the prefix."""
-        cache, mask_BT = given.get("past_key_values"), given.get("attention_mask")
+        cache, mask_BT = given_cache(given), given.get("attention_mask")
         if mask_BT is not None and not (isinstance(mask_BT, Tensor) and mask_BT.ndim == 2):
             raise NotSupported(
                 "A prefix does not work with a mask of pairs and a cache.",
@@ -219,7 +234,8 @@ class PrefixSeam:
             cache = prefix.cache(self.config, len(text), dtype)
         elif cache.get_seq_length() == 0:
             prefix.fill(cache, len(text), dtype)
-        found = {**given, "past_key_values": cache}
+        found = {k: v for k, v in given.items() if k not in CACHES}
+        found[cache_name(self.network)] = cache
         if mask_BT is not None:
             found["attention_mask"] = F.pad(mask_BT, (prefix.length, 0), value=1)
         positions = given.get("position_ids")
@@ -311,11 +327,9 @@ def _attention(block: nn.Module, model: Any) -> tuple[nn.Module, str]:
         NotSupported: the block has none.
     """
     for module in block.modules():
-        if module is not block:
-            taken = inspect.signature(module.forward).parameters
-            for name in CACHES:
-                if name in taken:
-                    return module, name
+        name = None if module is block else _cache_name(module)
+        if name is not None:
+            return module, name
     raise NotSupported(
         f"{type(model).__name__} has blocks whose attention takes no cache of keys and values.",
         HINT,
