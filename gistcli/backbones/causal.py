@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gistcli.backbones.base import Origin, Ran
 from gistcli.backbones.prefix import PrefixSeam
-from gistcli.backbones.segments import packed_mask, positions_within
+from gistcli.backbones.segments import packed_mask, pair_mask, positions_within
 from gistcli.backbones.supervision import supervised
 from gistcli.backbones.text import TextBackbone
 from gistcli.backbones.text_classes import family_of_class
@@ -26,7 +26,8 @@ class Causal(TextBackbone):
     """A network in which every token looks at itself and what stands in front of it.
 
     Rows may be packed: with `segments` (B, T), 0 for padding and 1, 2, ... for the texts of a row,
-    no text looks at another.
+    no text looks at another. With `allowed` (B, T, T) bool, beside `position_ids`, a token looks at
+    those that it names.
 
     As a language model, `pooled` is `tokens` (B, T, D), and `logits` are those of the positions
     that predict a supervised label (N, V), in the order of `supervised`, or of all (B, T, V) where
@@ -97,8 +98,10 @@ class Causal(TextBackbone):
 
     def _arguments(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
         found = self._inputs(batch)
-        segments_BT = batch.get("segments")
-        if segments_BT is not None:
+        segments_BT, allowed_BTT = batch.get("segments"), batch.get("allowed")
+        if allowed_BTT is not None:
+            found["attention_mask"] = pair_mask(self.hf, allowed_BTT, batch["position_ids"])
+        elif segments_BT is not None:
             found.setdefault("position_ids", positions_within(segments_BT))
             found["attention_mask"] = packed_mask(self.hf, segments_BT)
         return found

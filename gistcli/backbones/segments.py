@@ -37,21 +37,52 @@ def packed_mask(model: Any, segments: Tensor) -> Any:
     Raises:
         NotSupported: a network with layers that no mask cuts apart.
     """
+
+    def same(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return segments[batch, query] == segments[batch, key]
+
+    return _mask(model, segments, and_mask_function=same)
+
+
+def pair_mask(model: Any, allowed: Tensor, positions: Tensor) -> Any:
+    """The mask in which a token looks at those that are allowed, as `packed_mask` gives it.
+
+    Sliding windows count positions, as they would if what a token sees stood next to it.
+
+    Args:
+        model: of transformers, with a config.
+        allowed: (B, T, T) bool, [row, query, key], none behind the query. A token that may look at
+            nothing, which is padding, looks at itself: a softmax over nothing is no number.
+        positions: (B, T), no further apart than the places of two tokens in the row.
+
+    Raises:
+        NotSupported: a network with layers that no mask cuts apart.
+    """
+    window = getattr(model.config, "sliding_window", None)
+
+    def given(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return allowed[batch, query, key] | (query == key)
+
+    def near(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return positions[batch, query] - positions[batch, key] < window
+
+    # a layer without a window sees what is near all the same, so that both get the same functions
+    wider = {} if window is None else {"or_mask_function": near}
+    return _mask(model, positions, and_mask_function=given, **wider)
+
+
+def _mask(model: Any, like_BT: Tensor, **functions: Any) -> Any:
     from transformers.masking_utils import create_masks_for_generate
 
-    config, dtype = model.config, next(model.parameters()).dtype
     reason = mixing(model)
     if reason:
         raise NotSupported(
             f"{type(model).__name__} has {reason}, so that packed texts would mix.",
             "Set data.packing to false.",
         )
-
-    def same(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return segments[batch, query] == segments[batch, key]
-
-    like = torch.empty(*segments.shape, 1, dtype=dtype, device=segments.device)
-    return create_masks_for_generate(config, like, None, None, and_mask_function=same)
+    dtype = next(model.parameters()).dtype
+    like_BT1 = torch.empty(*like_BT.shape, 1, dtype=dtype, device=like_BT.device)
+    return create_masks_for_generate(model.config, like_BT1, None, None, **functions)
 
 
 def mixing(model: Any) -> str:
