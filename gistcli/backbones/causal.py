@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gistcli.backbones.base import Origin, Ran
 from gistcli.backbones.prefix import PrefixSeam
-from gistcli.backbones.segments import packed_mask, pair_mask, positions_within
+from gistcli.backbones.segments import packed_mask, positions_within
 from gistcli.backbones.supervision import supervised
 from gistcli.backbones.text import TextBackbone
 from gistcli.backbones.text_classes import family_of_class
@@ -26,8 +26,8 @@ class Causal(TextBackbone):
     """A network in which every token looks at itself and what stands in front of it.
 
     Rows may be packed: with `segments` (B, T), 0 for padding and 1, 2, ... for the texts of a row,
-    no text looks at another. With `allowed` (B, T, T) bool, beside `position_ids`, a token looks at
-    those that it names.
+    no text looks at another; with `shared` (B, T) bool beside them and `position_ids`, all texts of
+    a row look at these tokens as well, where they stand in front.
 
     As a language model, `pooled` is `tokens` (B, T, D), and `logits` are those of the positions
     that predict a supervised label (N, V), in the order of `supervised`, or of all (B, T, V) where
@@ -84,7 +84,7 @@ class Causal(TextBackbone):
 
     def run(self, batch: Mapping[str, Tensor]) -> Ran:
         """Tokens behind the last norm, pooled, logits."""
-        tokens_BTD = self.base(**self._arguments(batch), use_cache=False).last_hidden_state
+        tokens_BTD = self.base(**self.arguments(batch), use_cache=False).last_hidden_state
         if self.task == "classification":
             pooled_BD = last_real(tokens_BTD, batch.get("attention_mask"))
             return tokens_BTD, pooled_BD, self.classify(pooled_BD)
@@ -96,14 +96,15 @@ class Causal(TextBackbone):
             logits = self.classify(tokens_BTD)
         return tokens_BTD, tokens_BTD, logits
 
-    def _arguments(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
+    def arguments(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Those of the base network for a batch."""
         found = self._inputs(batch)
-        segments_BT, allowed_BTT = batch.get("segments"), batch.get("allowed")
-        if allowed_BTT is not None:
-            found["attention_mask"] = pair_mask(self.hf, allowed_BTT, batch["position_ids"])
-        elif segments_BT is not None:
+        segments_BT = batch.get("segments")
+        if segments_BT is not None:
             found.setdefault("position_ids", positions_within(segments_BT))
-            found["attention_mask"] = packed_mask(self.hf, segments_BT)
+            found["attention_mask"] = packed_mask(
+                self.hf, segments_BT, batch.get("shared"), found["position_ids"]
+            )
         return found
 
     def classify(self, pooled: Tensor) -> Tensor:

@@ -24,7 +24,9 @@ def positions_within(segments: Tensor) -> Tensor:
     return numbers_T - first_BT
 
 
-def packed_mask(model: Any, segments: Tensor) -> Any:
+def packed_mask(
+    model: Any, segments: Tensor, shared: Tensor | None = None, positions: Tensor | None = None
+) -> Any:
     """The mask in which a token looks at its own text alone, as the network takes it.
 
     A tensor (B, 1, T, T), or one for every kind of layer, from transformers' own functions, so that
@@ -33,56 +35,41 @@ def packed_mask(model: Any, segments: Tensor) -> Any:
     Args:
         model: of transformers, with a config.
         segments: (B, T), the number of the text in its row, 0 for padding.
+        shared: (B, T) bool, tokens that those of all later texts look at as well.
+        positions: (B, T), beside `shared`: windows count them, so that shared tokens are as near to
+            every text as if they stood in front of it. None is further apart than in the row.
 
     Raises:
         NotSupported: a network with layers that no mask cuts apart.
     """
-
-    def same(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return segments[batch, query] == segments[batch, key]
-
-    return _mask(model, segments, and_mask_function=same)
-
-
-def pair_mask(model: Any, allowed: Tensor, positions: Tensor) -> Any:
-    """The mask in which a token looks at those that are allowed, as `packed_mask` gives it.
-
-    Sliding windows count positions, as they would if what a token sees stood next to it.
-
-    Args:
-        model: of transformers, with a config.
-        allowed: (B, T, T) bool, [row, query, key], none behind the query. A token that may look at
-            nothing, which is padding, looks at itself: a softmax over nothing is no number.
-        positions: (B, T), no further apart than the places of two tokens in the row.
-
-    Raises:
-        NotSupported: a network with layers that no mask cuts apart.
-    """
-    window = getattr(model.config, "sliding_window", None)
-
-    def given(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return allowed[batch, query, key] | (query == key)
-
-    def near(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return positions[batch, query] - positions[batch, key] < window
-
-    # a layer without a window sees what is near all the same, so that both get the same functions
-    wider = {} if window is None else {"or_mask_function": near}
-    return _mask(model, positions, and_mask_function=given, **wider)
-
-
-def _mask(model: Any, like_BT: Tensor, **functions: Any) -> Any:
     from transformers.masking_utils import create_masks_for_generate
 
+    config, dtype = model.config, next(model.parameters()).dtype
     reason = mixing(model)
     if reason:
         raise NotSupported(
             f"{type(model).__name__} has {reason}, so that packed texts would mix.",
             "Set data.packing to false.",
         )
-    dtype = next(model.parameters()).dtype
-    like_BT1 = torch.empty(*like_BT.shape, 1, dtype=dtype, device=like_BT.device)
-    return create_masks_for_generate(model.config, like_BT1, None, None, **functions)
+
+    def same(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return segments[batch, query] == segments[batch, key]
+
+    like = torch.empty(*segments.shape, 1, dtype=dtype, device=segments.device)
+    if shared is None:
+        return create_masks_for_generate(config, like, None, None, and_mask_function=same)
+
+    def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return same(batch, head, query, key) | shared[batch, key]
+
+    def near(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        close = positions[batch, query] - positions[batch, key] < config.sliding_window
+        return close & (key <= query)
+
+    # what transformers' own window leaves in, `near` leaves in as well: together they are `near`
+    windowed = getattr(config, "sliding_window", None) is not None
+    wider = {"or_mask_function": near} if windowed else {}
+    return create_masks_for_generate(config, like, None, None, and_mask_function=seen, **wider)
 
 
 def mixing(model: Any) -> str:

@@ -32,6 +32,22 @@ def allowed(spans: Tensor) -> Tensor:
     return (seen_BTT & (q_BT1 != PADDING)).tril()
 
 
+def packed(spans: Tensor) -> dict[str, Tensor]:
+    """`allowed` and `positions` as a decoder takes them: packed texts, and what all of them share.
+
+    Context and gists are one text, every query is another, and all look at the gists. Padding is a
+    text as well, for a softmax over nothing would be no number.
+
+    Returns:
+        `segments` (B, T) int64, `shared` (B, T) bool and `position_ids` (B, T).
+    """
+    return {
+        "segments": spans.masked_fill(spans == GIST, CONTEXT),
+        "shared": spans == GIST,
+        "position_ids": positions(spans),
+    }
+
+
 def positions(spans: Tensor) -> Tensor:
     """(B, T): context and gists count from 0, and every query goes on behind the gists.
 
