@@ -45,9 +45,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are the same for all methods, and half of the time of a run."""
+    """They are the same for all methods, and half of the time of a short run.
+
+    Drawn are runs of fixtures that live longer than a test, and of processes of their own.
+    """
     monkeypatch.setattr(finetuning, "write_curves", lambda *arguments: None)
     name = "write_classification_plots"
     monkeypatch.setattr(classification, name, lambda *arguments: None)
