@@ -1,4 +1,4 @@
-"""`gist` as a process of its own, forked from one that has made the seconds of imports already."""
+"""Programs as processes of their own, forked from one that has made the seconds of imports."""
 
 from __future__ import annotations
 
@@ -11,26 +11,24 @@ from tempfile import TemporaryDirectory
 
 CONTEXT = get_context("forkserver")
 CONTEXT.set_forkserver_preload(["gistcli.run.kinds", "gistcli.explain", "transformers"])
-CHILD = """\
+START = """\
 import os, sys
 os.chdir(FOLDER)
 os.environ.clear()
 os.environ.update(ENVIRONMENT)
 for number, path in enumerate(TOLD, start=1):
     os.dup2(os.open(path, os.O_WRONLY), number)
-sys.argv = ["gist", *ARGUMENTS]
-from gistcli.cli import main
-main()
+sys.argv = ["forked", *ARGUMENTS]
 """
 
 
-class Gist:
-    """A command that runs: the part of `subprocess.Popen` that tests of signals need."""
+class Forked:
+    """Python code that runs: the part of `subprocess.Popen` that tests of signals need."""
 
-    def __init__(self, arguments: Sequence[str | Path]) -> None:
+    def __init__(self, code: str, arguments: Sequence[str | Path]) -> None:
         self.folder = TemporaryDirectory()
         script, *self.told = (Path(self.folder.name) / name for name in ("child.py", "out", "err"))
-        script.write_text(CHILD)
+        script.write_text(START + code)
         for path in self.told:
             path.touch()
         given = {
@@ -59,3 +57,8 @@ class Gist:
         out, err = (path.read_text() for path in self.told)
         self.folder.cleanup()
         return out, err
+
+
+def gist(*arguments: str | Path) -> Forked:
+    """The command line program."""
+    return Forked("from gistcli.cli import main\nmain()\n", arguments)

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from gistcli.run.sweep_request import SweepRequest
-from tests.forked import Gist
+from tests.forked import Forked, gist
 
 NANO = """\
 model: {name: gist_vit_nano}
@@ -63,9 +63,9 @@ def search(recipe: Path, **changes: Any) -> SweepRequest:
     return SweepRequest([recipe], **{**SEARCH, **changes})
 
 
-def start(recipe: Path, output: Path, *more: str) -> Gist:
+def start(recipe: Path, output: Path, *more: str) -> Forked:
     """The same as another process."""
-    return Gist(["sweep", recipe, *SEARCH_FLAGS, "-o", output, *more])
+    return gist("sweep", recipe, *SEARCH_FLAGS, "-o", output, *more)
 
 
 def state(folder: Path) -> dict[Path, int]:

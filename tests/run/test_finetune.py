@@ -22,7 +22,7 @@ from gistcli.cli import invoke
 from gistcli.errors import Diverged, Interrupted, NotSupported, Refused
 from gistcli.recipe import Recipe
 from gistcli.run.placing import settle
-from tests.forked import Gist
+from tests.forked import Forked, gist
 from tests.listening import Listener
 
 Make = Callable[..., Recipe]
@@ -123,13 +123,13 @@ def test_kill_minus_nine_and_the_same_command_again_is_bit_identical(
                "--set", "data.shots=8", "--set", "model.drop_path=0.1",
                "--set", "data.augment=flip-crop", "--set", "train.save_steps=2"]  # fmt: skip
 
-    def end(process: Gist, code: int) -> None:
+    def end(process: Forked, code: int) -> None:
         _, talk = process.communicate()
         assert process.returncode == code, talk
 
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    end(Gist([*command, "-o", straight]), 0)
-    process = Gist([*command, "-o", killed])
+    end(gist(*command, "-o", straight), 0)
+    process = gist(*command, "-o", killed)
     deadline = time.monotonic() + 120
     while not list(killed.glob("checkpoints/step-*")) and time.monotonic() < deadline:
         assert process.returncode is None, "finished before it could be killed"
@@ -137,7 +137,7 @@ def test_kill_minus_nine_and_the_same_command_again_is_bit_identical(
     process.send_signal(signal.SIGKILL)
     end(process, -signal.SIGKILL)
     assert not (killed / "result.json").exists()
-    end(Gist([*command, "-o", killed]), 0)
+    end(gist(*command, "-o", killed), 0)
     assert (killed / "tuner.safetensors").read_bytes() == (
         straight / "tuner.safetensors"
     ).read_bytes()

@@ -13,7 +13,7 @@ import pytest
 from gistcli import run
 from gistcli.artifacts.ledger import Ledger
 from gistcli.run.sweep_request import SweepRequest
-from tests.forked import Gist
+from tests.forked import Forked
 from tests.listening import Listener
 from tests.run.sweeping import results, search, start, state, table, write
 
@@ -29,7 +29,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Found:
     return recipe, run.sweep(search(recipe), output=folder / "s")
 
 
-def wait_for(path: Path, count: int, process: Gist) -> None:
+def wait_for(path: Path, count: int, process: Forked) -> None:
     deadline = time.monotonic() + 120
     while len(results(path)) < count and time.monotonic() < deadline:
         assert process.returncode is None, "finished before it could be stopped"

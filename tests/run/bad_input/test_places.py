@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.forked import Gist
+from tests.forked import gist
 
 Refuse = Callable[..., Any]
 Call = Callable[..., str]
@@ -187,7 +187,7 @@ def test_ctrl_c_saves_and_the_same_command_finishes(call: Call, tmp_path: Path) 
     command = ["finetune", "--model", "gist_vit_nano", "--data", "digits", "--batch-size", "16",
                "--max-steps", "120", "-o", str(out)]  # fmt: skip
     command += [part for wish in wishes for part in ("--set", wish)]
-    process = Gist([*command, "--json"])
+    process = gist(*command, "--json")
     deadline = time.monotonic() + 120
     while not list(out.glob("checkpoints/step-*")) and time.monotonic() < deadline:
         assert process.returncode is None, process.communicate()
