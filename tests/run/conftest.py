@@ -10,7 +10,6 @@ import pytest
 
 from gistcli import run
 from gistcli.recipe import Recipe
-from gistcli.run import classification, finetuning
 
 Make = Callable[..., Recipe]
 
@@ -43,14 +42,3 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "gift"
     run.finetune(make_recipe(train__max_steps=30), output=path)
     return path
-
-
-@pytest.fixture(autouse=True)
-def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are the same for all methods, and half of the time of a short run.
-
-    Drawn are runs of fixtures that live longer than a test, and of processes of their own.
-    """
-    monkeypatch.setattr(finetuning, "write_curves", lambda *arguments: None)
-    name = "write_classification_plots"
-    monkeypatch.setattr(classification, name, lambda *arguments: None)
