@@ -27,7 +27,6 @@ from tests.run.text_models import completions, labelled, save_model
 from tests.writing import written
 
 pytestmark = [
-    pytest.mark.usefixtures("without_plots"),
     # PEFT asks for what transformers has renamed, and counts positions itself
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated"),
     pytest.mark.filterwarnings("ignore:Position ids are not supported"),
