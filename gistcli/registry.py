@@ -68,6 +68,7 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "sections": {
         "gist": "gistcli.methods.gist:Gist",
+        "hyper": "gistcli.hyper.section:Hyper",
     },
 }
 

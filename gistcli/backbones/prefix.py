@@ -25,7 +25,7 @@ from gistcli.errors import NotSupported
 
 SLOT = "prefix"
 CACHES = ("cache", "past_key_values", "layer_past")
-"""What the argument of earlier keys and values is called: `cache` from transformers 5.24 on."""
+"""What versions (`cache` from 5.24 on) and families call the argument of earlier keys and values."""
 HINT = "Choose a method that acts inside the network, such as gift or lora."
 
 
@@ -36,15 +36,23 @@ class Prefix:
     Attributes:
         keys: (L, N, H, P, E), rotated for the positions 0 to P - 1 where the network rotates.
         values: (L, N, H, P, E).
+        start: (N,) positions of the first keys where these are not 0; only a single pass without
+            a cache takes such a prefix, and goes on behind it.
     """
 
     keys: Tensor
     values: Tensor
+    start: Tensor | None = None
 
     @property
     def length(self) -> int:
         """P."""
         return self.keys.shape[-2]
+
+    @property
+    def end(self) -> int | Tensor:
+        """The position at which a text goes on: P, or (N, 1)."""
+        return self.length if self.start is None else self.start[:, None] + self.length
 
     def cache(self, config: Any, rows: int, dtype: torch.dtype | None = None) -> Any:
         """A new cache of transformers (5.x) that begins with this prefix in each of `rows`.
@@ -79,20 +87,29 @@ def _cache_name(module: nn.Module) -> str | None:
     return next((name for name in CACHES if name in taken), None)
 
 
-@torch.no_grad()
-def prefix_of(network: Any, batch: Mapping[str, Tensor]) -> Prefix:
-    """What a decoder computes of texts (N, P) without padding: keys and values of every position.
+def prefix_of(network: Any, batch: Mapping[str, Any], places: Tensor | None = None) -> Prefix:
+    """What a decoder computes of texts (N, T): keys and values where they stand in the text.
 
     Args:
         network: of transformers, with or without its head.
-        batch: `input_ids`, or `inputs_embeds`.
+        batch: `input_ids`, or `inputs_embeds`, and whatever else its forward pass takes.
+        places: (N, P), the tokens whose keys and values to keep; None for all of a text without
+            padding.
     """
     from transformers import DynamicCache
 
     cache: Any = DynamicCache()  # without the config, so that layers with a window keep everything
     network.base_model(**batch, **{cache_name(network): cache}, use_cache=True)
-    keys = torch.stack([layer.keys for layer in cache.layers])
-    return Prefix(keys, torch.stack([layer.values for layer in cache.layers]))
+
+
+    def kept(whole_NHTE: Tensor) -> Tensor:
+        if places is None:
+            return whole_NHTE
+        index = places[:, None, :, None].expand(-1, whole_NHTE.shape[1], -1, whole_NHTE.shape[3])
+        return whole_NHTE.gather(2, index)
+
+    keys = torch.stack([kept(layer.keys) for layer in cache.layers])
+    return Prefix(keys, torch.stack([kept(layer.values) for layer in cache.layers]))
 
 
 MakePrefix = Callable[[int], Prefix]
@@ -158,7 +175,7 @@ class PrefixSeam:
         self.model, self.network, self.positions = model, network, positions
         self.config: Any = model.config
         self.shape = _shape(model, len(blocks), sites)
-        self._attentions = [_attention(block, model) for block in blocks]
+        self._attentions = [attention_of(block, model) for block in blocks]
         self._names = list(inspect.signature(network.forward).parameters)
         self._entry: tuple[int, MakePrefix, Switch] | None = None
         self._current: Prefix | None = None
@@ -229,6 +246,7 @@ class PrefixSeam:
                 "A prefix does not work with a mask of pairs and a cache.",
                 "Use a cache that grows (cache_implementation: dynamic).",
             )
+        assert prefix.start is None, "a cache counts from position 0"
         dtype: torch.dtype = self.model.dtype
         if cache is None:
             cache = prefix.cache(self.config, len(text), dtype)
@@ -266,10 +284,11 @@ class PrefixSeam:
             }
         else:
             widened = _widen(masks, positions, length, window)
+        assert self._current is not None
         return {
             **given,
             "attention_mask": widened,
-            "position_ids": positions + length,
+            "position_ids": positions + self._current.end,
             "use_cache": False,
         }
 
@@ -320,7 +339,7 @@ def _shape(model: Any, layers: int, sites: list[Site]) -> tuple[int, int, int]:
     return layers, heads, width
 
 
-def _attention(block: nn.Module, model: Any) -> tuple[nn.Module, str]:
+def attention_of(block: nn.Module, model: Any) -> tuple[nn.Module, str]:
     """The module of a block that reads earlier keys and values, and how it calls them.
 
     Raises:
