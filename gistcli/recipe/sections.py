@@ -51,6 +51,7 @@ Metric = Literal[
 Role = Literal[
     "image", "label", "split", "group", "text", "second_text", "prompt", "completion", "messages",
     "conversations", "system", "tools", "instruction", "input", "output", "answer", "options",
+    "task",
 ]  # fmt: skip
 """What a column of pictures, or of any format of text, can be."""
 
@@ -148,7 +149,7 @@ class DataSection(Section):
     """Which of the `folds` is val, from 0."""
     columns: dict[Role, Annotated[Name, BeforeValidator(_as_name)]] | None = None
     """Role -> column of a list or dataset, where they are not called alike: image, label, split,
-    group; for text the roles of its format (text, label, prompt, completion, messages, ...).
+    group; for text the roles of its format (text, label, prompt, completion, messages, ...); task.
     Numbers count the fields of a table of text without a header line, from 0."""
     group_by: Name | None = None
     """Column of a list or of text, or regular expression over file names, whose groups no split
