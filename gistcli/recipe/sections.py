@@ -87,7 +87,8 @@ class ModelSection(Section):
     """The pretrained backbone."""
 
     name: Name
-    """A folder with config.json and weights, `gist_vit_nano`, a timm name or OWNER/NAME."""
+    """A folder with config.json and weights, an embedded network (`gist_vit_nano` for pictures,
+    `gist_llama_nano` for text), a timm name or OWNER/NAME."""
     img_size: Count | Annotated[tuple[Count, Count], Field(strict=False)] | None = None
     """Side, or [height, width], of the images in pixels; null: the model's own."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
