@@ -101,7 +101,6 @@ def prefix_of(network: Any, batch: Mapping[str, Any], places: Tensor | None = No
     cache: Any = DynamicCache()  # without the config, so that layers with a window keep everything
     network.base_model(**batch, **{cache_name(network): cache}, use_cache=True)
 
-
     def kept(whole_NHTE: Tensor) -> Tensor:
         if places is None:
             return whole_NHTE

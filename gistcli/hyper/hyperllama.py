@@ -18,8 +18,8 @@ T = tokens, G = gists, D = width of the network.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -31,9 +31,10 @@ from gistcli.backbones.layout import Features
 from gistcli.backbones.prefix import Prefix, prefix_of
 from gistcli.backbones.rotary import at_zero, require_movable
 from gistcli.backbones.sites import Site, Switch
-from gistcli.backbones.supervision import IGNORED
 from gistcli.errors import NotSupported, Refused
 from gistcli.hyper import gisting
+from gistcli.hyper.batches import VIEWS, divided, seen, with_gists
+from gistcli.hyper.composed import ComposedTuner
 from gistcli.hyper.probing import evaluating, unreached
 from gistcli.hyper.starting import read_start
 from gistcli.methods.base import Criterion, Merged, Trained, Tuner, full_precision
@@ -42,14 +43,9 @@ if TYPE_CHECKING:
     from gistcli.hyper.section import WithHyper
 
 GISTS = "hyper.gists"
-VIEWS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "full": gisting.full_context,
-    "none": gisting.queries_alone,
-}
-"""What the spans of a batch become where nothing is compressed."""
 
 
-class HyperTuner(Tuner):
+class HyperTuner(ComposedTuner):
     """Holds the gists (G, D), the method's tuner, and a second one where queries are adapted to.
 
     Between calls, and inside `prefix_in_use`, the network reads texts as such: the method is off
@@ -58,6 +54,7 @@ class HyperTuner(Tuner):
     """
 
     method: WithHyper
+    prefixes: ClassVar[Mapping[str, str]] = {"inner": "hyper.", "downstream": "downstream."}
     inner: Tuner
     instead_of_merging: ClassVar[str] = "Make a prefix of your examples: `gist compress`."
 
@@ -105,14 +102,13 @@ class HyperTuner(Tuner):
         if spans is None:
             self._rest()
             return self._features(batch)
-        view = VIEWS.get(self.method.hyper.context)
-        if view is None:
+        given = seen(batch, VIEWS[self.method.hyper.context](spans))
+        if self.gists is None:
+            self._rest()
+        else:
             gate = gisting.gate(spans)
             self._act(gate, 1 - gate)
-            given = self._embedded(batch)
-        else:
-            self._rest()
-            given = _seen(batch, view(spans))
+            given = self._embedded(given)
         with self._nothing_in_front():
             return self._features(given)
 
@@ -126,22 +122,14 @@ class HyperTuner(Tuner):
         The teacher of distillation, and few-shot prompting to compare with. Without gradients.
         """
         with torch.no_grad(), self.disabled():
-            return self._features(_seen(batch, gisting.full_context(batch["spans"])))
+            return self._features(seen(batch, gisting.full_context(batch["spans"])))
 
-    def _embedded(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The batch as the network takes it, with gists in their places."""
-        found = _seen(batch, batch["spans"])
-        words_BTD = self._words(batch["input_ids"])
+    def _embedded(self, given: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """With embeddings in place of ids, the gists among them; the base knows none."""
         if self.gists is None or not self.switch.enabled:
-            return found
-        is_gist_BT = batch["spans"] == gisting.GIST
-        numbers_BT = (is_gist_BT.long().cumsum(1) - 1).clamp(min=0)
-        gists_BTD = self.gists.to(words_BTD.dtype)[numbers_BT]
-        return {**found, "inputs_embeds": torch.where(is_gist_BT[..., None], gists_BTD, words_BTD)}
-
-    def _words(self, ids: Tensor) -> Tensor:
-        words: Tensor = self.network.base.get_input_embeddings()(ids)
-        return words
+            return given
+        words_BTD = self.network.base.get_input_embeddings()(given["input_ids"])
+        return {**given, "inputs_embeds": with_gists(words_BTD, self.gists, given["spans"])}
 
     # --- prefixes ---------------------------------------------------------------------------
 
@@ -173,7 +161,7 @@ class HyperTuner(Tuner):
         self._act(None, None)
         try:
             with torch.set_grad_enabled(grad), self._nothing_in_front():
-                arguments = self.network.arguments(self._embedded(batch))
+                arguments = self.network.arguments(self._embedded(seen(batch, spans)))
                 places = gisting.gist_places(spans, length)
                 prefix = prefix_of(self.network.hf, arguments, places)
         finally:
@@ -211,11 +199,8 @@ class HyperTuner(Tuner):
         Raises:
             NotSupported: as `compress`.
         """
-        spans = batch["spans"]
-        front = _columns(batch, gisting.is_front(spans))
+        front, queries = divided(batch)
         prefix = self._compressed(front, torch.is_grad_enabled())
-        queries = _columns(batch, spans >= gisting.QUERY)
-        queries["segments"] = queries.pop("spans")
         with self.prefix_in_use(prefix):
             return self._features(queries)
 
@@ -250,9 +235,7 @@ class HyperTuner(Tuner):
         """The methods' steps; at its end the network reads texts again."""
         self._rest()
         try:
-            with ExitStack() as stack:
-                for tuner in self._parts().values():
-                    stack.enter_context(tuner.step())
+            with super().step():
                 yield
         finally:
             self._rest()
@@ -260,44 +243,24 @@ class HyperTuner(Tuner):
     @contextmanager
     def disabled(self) -> Iterator[None]:
         """Inside, the backbone computes what it computed before `attach`, bit for bit."""
-        was = self.switch.enabled
-        with ExitStack() as stack:
-            for tuner in self._parts().values():
-                stack.enter_context(tuner.disabled())
-            stack.enter_context(self._nothing_in_front())
-            self.switch.enabled = False
-            try:
-                yield
-            finally:
-                self.switch.enabled = was
+        with self._nothing_in_front(), super().disabled():
+            yield
 
     # --- what is trained --------------------------------------------------------------------
 
-    def _parts(self) -> dict[str, Tuner]:
-        """The method's tuners by the prefix of their names."""
-        second = {} if self.downstream is None else {"downstream.": self.downstream}
-        return {"hyper.": self.inner, **second}
-
     def trainable(self) -> dict[str, Trained]:
         """`hyper.…` of the method, `hyper.gists`, and `downstream.…` of the second copy."""
-        found = {f"{p}{n}": t for p, part in self._parts().items() for n, t in part.trainable().items()}
-        if self.gists is not None:
-            found[GISTS] = Trained(self.gists, "gist", False)
-        return found
-
-    def frozen(self) -> dict[str, Tensor]:
-        """The methods', under the same names."""
-        return {f"{p}{n}": t for p, part in self._parts().items() for n, t in part.frozen().items()}
+        own = {} if self.gists is None else {GISTS: Trained(self.gists, "gist", False)}
+        return {**super().trainable(), **own}
 
     def idle(self) -> set[str]:
         """Those of the methods, and what acts in the last layer behind the keys and values."""
-        found = {f"{p}{n}" for p, part in self._parts().items() for n in part.idle()}
         if self.gists is None:
-            return found
+            return super().idle()
         if self._dead is None:
             with evaluating(self, self.network.model):
                 self._dead = unreached(self.inner, self._tiny_prefix)
-        return found | {f"hyper.{name}" for name in self._dead}
+        return super().idle() | {f"hyper.{name}" for name in self._dead}
 
     def _tiny_prefix(self) -> Prefix:
         """Of one token, with its graph."""
@@ -312,21 +275,11 @@ class HyperTuner(Tuner):
         Raises:
             NotFound, WeightsError, BaseMismatch, NotSupported: as `read_start`.
         """
-        for tuner in self._parts().values():
-            tuner.start()
+        super().start()
         path = self.method.hyper.init
         if path is not None:
             own = self.state()
             self.load_state({**own, **read_start(path, own, self.backbone.fingerprint)})
-
-    def fired(self) -> set[str]:
-        """Sites at which every copy of the method has acted."""
-        return set.intersection(*(tuner.fired() for tuner in self._parts().values()))
-
-    @property
-    def hooks_only(self) -> bool:
-        """Texts are read through hooks alone, those of a prefix among them."""
-        return all(tuner.hooks_only for tuner in self._parts().values())
 
     def auxiliary(
         self, features: Features, batch: Mapping[str, Tensor], criterion: Criterion, share: float
@@ -356,10 +309,6 @@ class HyperTuner(Tuner):
 
     def detach(self) -> None:
         """Leave the backbone as it was before `attach`, however far that came."""
-        for name in ("downstream", "inner"):
-            part = self._modules.get(name)
-            if isinstance(part, Tuner):
-                part.detach()
         if "front" in self.__dict__:
             self.front.release()
         super().detach()
@@ -412,21 +361,3 @@ def _random_words(network: Causal, length: int) -> Tensor:
     with torch.no_grad():
         found_GD: Tensor = table(ids_G.to(weight.device))
     return full_precision(found_GD.shape, found_GD).copy_(found_GD)
-
-
-def _seen(batch: Mapping[str, Tensor], spans: Tensor) -> dict[str, Tensor]:
-    """The batch with the mask and the positions of other spans."""
-    real = (spans != gisting.PADDING).long()
-    return {**batch, **gisting.packed(spans), "attention_mask": real}
-
-
-def _columns(batch: Mapping[str, Tensor], chosen_BT: Tensor) -> dict[str, Tensor]:
-    """The chosen tokens of every row, in their order, padded on the right."""
-    width = int(chosen_BT.sum(1).max())
-    order_BS = chosen_BT.int().argsort(dim=1, descending=True, stable=True)[:, :width]
-    real_BS = chosen_BT.gather(1, order_BS)
-    found = {"attention_mask": real_BS.long()}
-    for name, filler in (("input_ids", 0), ("spans", gisting.PADDING), ("labels", IGNORED)):
-        if name in batch:
-            found[name] = batch[name].gather(1, order_BS).masked_fill(~real_BS, filler)
-    return found

@@ -69,7 +69,9 @@ class Hyper(BaseModel):
         if self.temperature != 1 and not self.distill:
             raise ValueError("temperature acts with distill only")
         if self.context == "gists" and self.gists + 2 > self.example_tokens:
-            raise ValueError(f"example_tokens leaves no room for examples beside {self.gists} gists")
+            raise ValueError(
+                f"example_tokens leaves no room for examples beside {self.gists} gists"
+            )
         return self
 
     @property

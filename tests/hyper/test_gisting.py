@@ -58,10 +58,7 @@ def test_compression_shows_b_and_c_the_gists_alone_and_a_and_d_nothing_behind_th
     spans = torch.tensor([[{"A": 1, "D": 1, "G": 2, "B": 3, "C": 3}[p] for p in parts]])
     found = allowed(spans)[0]
     seen = {
-        (parts[q], parts[k])
-        for q in range(len(parts))
-        for k in range(len(parts))
-        if found[q, k]
+        (parts[q], parts[k]) for q in range(len(parts)) for k in range(len(parts)) if found[q, k]
     }
     within = {("A", "A"), ("D", "A"), ("D", "D"), ("G", "A"), ("G", "D"), ("G", "G")}
     behind = {("B", "G"), ("C", "G"), ("B", "B"), ("C", "B"), ("C", "C")}
