@@ -9,7 +9,7 @@ from gistcli.data.episodes.catalog import open_tasks, tasks_of
 from gistcli.data.episodes.drawing import Drawn
 from gistcli.data.episodes.encoding import EpisodeEncoder
 from gistcli.data.episodes.family import class_to_label, passages
-from gistcli.data.episodes.held_out import Candidates, candidates, held_out
+from gistcli.data.episodes.held_out import Candidates, candidates, demonstrate, held_out
 from gistcli.data.episodes.layout import CONTEXT, GIST, PADDING, QUERY, Episode, Query, lay_out
 from gistcli.data.episodes.options import EpisodeOptions
 from gistcli.data.episodes.reading import read_tasks
@@ -35,6 +35,7 @@ __all__ = [
     "Task",
     "candidates",
     "class_to_label",
+    "demonstrate",
     "held_out",
     "lay_out",
     "open_tasks",

@@ -104,14 +104,12 @@ def open_tasks(
 def _find(path: Path, data: DataOptions, options: TextOptions) -> Found:
     files, warnings = task_files(path, data.splits)
     found = Found({}, warnings=warnings)
-    tasks = {split: _read(paths, options, found.warnings) for split, paths in files.items()}
+    tasks = {s: _read(files[s], options, found.warnings) for s in SPLITS if s in files}
+    _refuse_unusable(path, tasks)
     everything = [task for part in tasks.values() for task in part]
-    _refuse_unusable(path, everything)
     groups = _families(everything, data.group_by)
-    for split in SPLITS:
-        if split in tasks:
-            found.splits[split] = _records(tasks[split], groups)
-    single = [t.name for t in everything if len({item.completion for item in t.items}) == 1]
+    found.splits = {split: _records(part, groups) for split, part in tasks.items()}
+    single = [_where(t) for t in everything if len({item.completion for item in t.items}) == 1]
     if single:
         found.warnings.append(
             f"{some(single, 'task', shown=SHOWN)} with one answer only, the same for every item: "
@@ -147,18 +145,22 @@ def _read(paths: Sequence[Path], options: TextOptions, warnings: list[str]) -> l
     ) from first
 
 
-def _refuse_unusable(path: Path, tasks: Sequence[Task]) -> None:
-    small = [f"{_where(task)}: {len(task.items)}" for task in tasks if len(task.items) < 2]
+def _refuse_unusable(path: Path, splits: Mapping[str, Sequence[Task]]) -> None:
+    """Tasks have items enough, and names of their own."""
+    small: list[str] = []
+    where: dict[str, list[str]] = defaultdict(list)
+    for split, tasks in splits.items():
+        for task in tasks:
+            where[task.name].append(f"{_where(task)} in {split}")
+            if len(task.items) < 2:
+                small.append(f"{_where(task)}: {len(task.items)}")
     if small:
         raise DataError(
             f"{path}: {some(small, 'task', shown=SHOWN)} of fewer than two items, one to show and "
             f"one to ask.",
             "Add items, or take the task out.",
         )
-    where = defaultdict(list)
-    for task in tasks:
-        where[task.name].append(_where(task))
-    twice = [f"{name}: {' and '.join(places)}" for name, places in where.items() if places[1:]]
+    twice = [" and ".join(places) for places in where.values() if places[1:]]
     if twice:
         raise DataError(
             f"{path}: {some(twice, 'name', shown=SHOWN)} of two tasks each.",
@@ -168,6 +170,7 @@ def _refuse_unusable(path: Path, tasks: Sequence[Task]) -> None:
 
 
 def _where(task: Task) -> str:
+    """Its name, and its file's where that is another."""
     file = task.items[0].origin.rpartition(":")[0] or task.items[0].origin.partition("[")[0]
     return task.name if Path(file).stem == task.name else f"{task.name} ({file})"
 

@@ -16,7 +16,9 @@ from gistcli.data.text.tokenizer import Tokenizer
 from gistcli.errors import RecipeError
 
 _REMEMBERED = 100_000
-"""Texts whose tokens are kept: some 50 MB."""
+"""Texts, and queries, whose tokens are kept: some 100 MB."""
+_AT_ONCE = 8
+"""Examples that go through the tokenizer together: of those that are drawn few may fit."""
 _LETTERS = 3
 """Of a symbol, unless there are too few of that length."""
 
@@ -39,6 +41,7 @@ class EpisodeEncoder:
         self.tokenizer, self.options = tokenizer, options
         self.cut_answers: set[str] = set()
         self._known: dict[str, np.ndarray] = {}
+        self._queries: dict[tuple[Item, bool, bool], Query] = {}
         room = options.example_tokens - options.gists - len(tokenizer.prefix)
         if room < 1:
             raise RecipeError(
@@ -78,7 +81,7 @@ class EpisodeEncoder:
         plain = self._is_plain(task)
         texts = [_example(item, plain) for item in drawn.shown]
         answered = [_asked(item, item.completion, plain) for item in drawn.asked]
-        self._learn([*texts, *answered, *(_prompt(item, plain) for item in drawn.asked)])
+        self._learn([*answered, *(_prompt(item, plain) for item in drawn.asked)])
         front = self._front(task)
         room = self.options.example_tokens - self.options.gists - len(front)
         fitting = self._fitting(texts, room)
@@ -113,6 +116,8 @@ class EpisodeEncoder:
         """
         found: list[int] = []
         for i, text in enumerate(texts):
+            if i % _AT_ONCE == 0:
+                self._learn(texts[i : i + _AT_ONCE])
             length = len(self._ids(text))
             if length <= room:
                 found.append(i)
@@ -122,6 +127,14 @@ class EpisodeEncoder:
         return found
 
     def _query(self, item: Item, plain: bool, options: bool) -> Query:
+        key = (item, plain, options)
+        if key not in self._queries:
+            if len(self._queries) > _REMEMBERED:
+                self._queries.clear()
+            self._queries[key] = self._made(item, plain, options)
+        return self._queries[key]
+
+    def _made(self, item: Item, plain: bool, options: bool) -> Query:
         prompt = self._ids(_prompt(item, plain))
         answers = [self._answer(item, answer, plain) for answer in item.options if options]
         longest = max((len(a) for a in answers), default=0)

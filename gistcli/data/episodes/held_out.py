@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gistcli.data.episodes.drawing import Draws, draw_held_out, replace_options
+from gistcli.data.episodes.drawing import Drawn, Draws, draw_held_out, replace_options
 from gistcli.data.episodes.encoding import EpisodeEncoder
 from gistcli.data.episodes.layout import QUERY, Batch, Episode, Query, lay_out
 from gistcli.data.episodes.rows import FIXED_SEED
 from gistcli.data.episodes.split import require_symbols
 from gistcli.data.episodes.tasks import Task
+from gistcli.data.text.encoding import number
+from gistcli.errors import DataError
 
 MOST_QUERIES = 100
 """Of a task: as many as the official evaluation of Super-NaturalInstructions asks."""
@@ -46,6 +48,23 @@ def held_out(
             drawn = replace_options(drawn, task, encoder.words, draws)
         episodes.append(encoder.episode(task, drawn, options=True))
     return episodes
+
+
+def demonstrate(task: Task, encoder: EpisodeEncoder) -> Episode:
+    """The items of a task as examples, in their order and as far as they fit; nothing is asked.
+
+    Raises:
+        DataError: not even one fits.
+    """
+    drawn = Drawn(task.items[: encoder.options.max_examples], ())
+    episode = encoder.episode(task, drawn)
+    if not episode.shown:
+        raise DataError(
+            f"{task.name}: none of {number(len(task.items), 'example')} fits in "
+            f"{encoder.options.example_tokens} tokens, {encoder.options.gists} gists included.",
+            "Give shorter examples.",
+        )
+    return replace(episode, left=len(task.items) - episode.shown)
 
 
 @dataclass(frozen=True)

@@ -110,8 +110,8 @@ def _row(
     parts.append((np.full(options.places, pad_id), GIST, False))
     for number, query in enumerate(episode.queries, QUERY):
         parts += [(query.prompt, number, False), (query.answer, number, True)]
-    return (
-        np.concatenate([ids for ids, _, _ in parts]),
-        np.concatenate([np.full(len(ids), span) for ids, span, _ in parts]),
-        np.concatenate([ids if learnt else np.full(len(ids), IGNORED) for ids, _, learnt in parts]),
-    )
+    ids = np.concatenate([part for part, _, _ in parts])
+    lengths = [len(part) for part, _, _ in parts]
+    spans = np.repeat([span for _, span, _ in parts], lengths)
+    learnt = np.repeat([learnt for _, _, learnt in parts], lengths)
+    return ids, spans, np.where(learnt, ids, IGNORED)

@@ -108,23 +108,22 @@ class EpisodeSplit(Rows):
         among = f" of {families:,} families" if families > 1 else ""
         reporter.say(
             f"{name}: {number(len(self.tasks), 'task')}{among}, {number(items, 'item')}; "
-            f"{self.fit.mean:.1f} examples fit on average, at least {self.fit.least} "
-            f"(of {number(self.fit.episodes, 'episode')} looked at)"
+            f"{self.fit.mean:.1f} of at most {self.options.max_examples} examples fit in "
+            f"{self.options.example_tokens} tokens on average, {self.fit.least} at least "
+            f"({number(self.fit.episodes, 'episode')} looked at)"
         )
         for note in self._notes():
             reporter.warn(f"{name}: {note}")
 
     def _notes(self) -> list[str]:
-        fit, options, looked_at = self.fit, self.options, number(self.fit.episodes, "episode")
+        fit, looked_at = self.fit, number(self.fit.episodes, "episode")
         bare = [task.name for task in self.tasks if not task.positive]
         told = (
-            (fit.cut, f"{fit.cut} of {looked_at} left examples out: {options.example_tokens} "
-                      f"tokens are full (hyper.example_tokens)"),
             (fit.bare, f"{fit.bare} of {looked_at} have no example: each that was drawn is longer "
                        f"than hyper.example_tokens"),
             (self.encoder.cut_answers, f"{number(len(self.encoder.cut_answers), 'answer')} cut at "
                                        f"the end: longer than hyper.query_tokens allows"),
-            (options.mode == "positive" and bare,
+            (self.options.mode == "positive" and bare,
              f"{number(len(bare), 'task')} without exemplary pairs: examples are drawn from the "
              f"items there"),
         )  # fmt: skip

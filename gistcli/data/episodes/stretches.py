@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from gistcli.data.base import some
-from gistcli.data.text.encoding import number
 from gistcli.data.text.examples import Example, Plain
 from gistcli.data.text.records import SHOWN
 from gistcli.data.text.tokenizer import Tokenizer
@@ -56,7 +55,7 @@ def find_stretches(
     others = [d.origin for d in documents if not isinstance(d, Plain)]
     if others:
         raise DataError(
-            f"{some(others, 'row', shown=SHOWN)} no documents, which compression reads.",
+            f"Compression reads documents, and {some(others, 'row', shown=SHOWN)} are none.",
             "Give rows {text}: data.format=plain, and data.columns.text=NAME for another column.",
         )
     plain = [d for d in documents if isinstance(d, Plain)]
@@ -71,7 +70,7 @@ def find_stretches(
         kept += [s for s, n in zip(part, lengths, strict=True) if n >= SHORTEST]
     if not kept:
         raise DataError(
-            f"All {number(len(plain), 'document')} are shorter than {SHORTEST} tokens.",
+            f"No document has {SHORTEST} tokens (of {len(plain):,}).",
             "Give longer ones: a document is a row, or a line of a text file.",
         )
     return kept, len(plain) - len({id(stretch.document) for stretch in kept})

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from gistcli.data.episodes import (
@@ -19,11 +20,13 @@ from gistcli.data.episodes import (
     Task,
     candidates,
     class_to_label,
+    demonstrate,
     held_out,
     read_tasks,
 )
 from gistcli.data.text import TextOptions, open_tokenizer
-from tests.data.episodes.made import family_words, said
+from gistcli.errors import DataError
+from tests.data.episodes.made import family_words, said, template
 
 WORDS = family_words()
 SMALL = EpisodeOptions(gists=4, example_tokens=80, query_tokens=16, max_examples=4)
@@ -140,3 +143,13 @@ def test_real_questions_as_tasks_have_examples_in_a_real_tokenizer(
     for episode in held_out(tasks, encoder, queries=5):
         assert len(episode.queries) == 5
         assert all(len(query.options) == 4 for query in episode.queries)
+
+
+def test_a_file_of_examples_is_shown_in_its_order_as_far_as_it_fits(tmp_path: Path) -> None:
+    [task], _ = read_tasks(template(tmp_path / "mine.jsonl", count=9), TextOptions())
+    encoder = EpisodeEncoder(WORDS, replace(SMALL, example_tokens=40, max_examples=32))
+    episode = demonstrate(task, encoder)
+    assert (episode.shown, episode.left, episode.queries) == (5, 4, ())
+    assert said(WORDS, episode.context).startswith("<s> Input: w0 w1 <unk> ? Output: Yes Input: w1")
+    with pytest.raises(DataError, match="mine: none of 9 examples fits in 9 tokens, 4 gists"):
+        demonstrate(task, EpisodeEncoder(WORDS, replace(SMALL, example_tokens=9)))

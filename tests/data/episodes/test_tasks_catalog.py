@@ -125,7 +125,7 @@ def test_a_task_in_two_splits_is_refused_and_one_with_another_name_warned_of(
 ) -> None:
     for split, name in (("train", "a"), ("train", "b"), ("test", "b")):
         template(tmp_path / "tasks" / split / f"{name}.jsonl")
-    with pytest.raises(DataError, match=r"1 name \(b: b and b\) of two tasks"):
+    with pytest.raises(DataError, match=r"1 name \(b in train and b in test\) of two tasks"):
         opened(val_fraction=0)
     (tmp_path / "tasks/test/b.jsonl").rename(tmp_path / "tasks/test/c.jsonl")
     [warning] = opened(val_fraction=0).warnings
