@@ -72,8 +72,11 @@ class Section(BaseModel):
 class TaskSection(Section):
     """What is learnt."""
 
-    type: Literal["auto", "classification", "regression", "causal_lm", "seq2seq"] = "auto"
-    """The kind of problem; auto follows from model and data and is printed."""
+    type: Literal[
+        "auto", "classification", "regression", "causal_lm", "seq2seq", "compression", "hypertuning"
+    ] = "auto"
+    """The kind of problem; auto follows from model and data and is printed. hypertuning: many
+    tasks, of which some are held out whole; compression: parts of documents told from others."""
     name: Name | None = None
     """Which of the `tasks` of a family file."""
     label_words: list[Name] | dict[Name, Name] | None = None

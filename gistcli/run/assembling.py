@@ -19,6 +19,8 @@ SLOWER = (
     "the whole network: a step takes about twice as long as without the token"
 )
 NOT_KEPT = ", which could also train on features that are computed once"
+NETWORK_TASKS = {"compression": "causal_lm", "hypertuning": "causal_lm"}
+"""Tasks of runs -> what the network does in them, where that is called otherwise."""
 
 
 @dataclass
@@ -52,7 +54,7 @@ def open_model(
     """The backbone of a recipe; from another place, or in another dtype, where those are given."""
     return open_backbone(
         name or model.name,
-        task=task,
+        task=NETWORK_TASKS.get(task or "", task),
         img_size=model.img_size,
         dtype=dtype or model.dtype,
         drop_path=model.drop_path,

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 
 from gistcli.artifacts.tuner_file import BackboneInfo, TunerInfo
 from gistcli.errors import Diverged, Interrupted
+from gistcli.methods.base import Method
 from gistcli.recipe import Recipe
 from gistcli.reporting import SILENT, Reporter
 from gistcli.run.kinds import kind_of
@@ -22,7 +23,7 @@ from gistcli.run.placing import Place, settle
 from gistcli.run.preparing import Job, prepare
 from gistcli.run.settings import resolved
 from gistcli.run.shelf import Shelf
-from gistcli.run.workload import Measured
+from gistcli.run.workload import Measured, Workload
 from gistcli.train.curves import write_curves
 from gistcli.train.engine import open_accelerator
 from gistcli.train.loop import FitResult, fit
@@ -62,8 +63,7 @@ def finetune(
         reporter.say(f"{place.run.path} holds this run, complete.")
         method, run = recipe.build_method(), str(place.run.path)
         refusal = place.done.get("merge", method.capabilities().merge)
-        further = kind_of(recipe).commands(run, method)
-        return {**place.done, "run": run, **_pointers(place, further, refusal)}
+        return {**place.done, "run": run, **_pointers(place, kind_of(recipe), method, refusal)}
     job = prepare(recipe, place, reporter, shelf)
     try:
         _begin(job)
@@ -172,7 +172,7 @@ def _conclude(job: Job, fitted: FitResult, reporter: Reporter) -> dict[str, Any]
         "extras": _extras(fitted, workload.figure),
     }
     run.write_result(result)
-    pointers = _pointers(job.place, workload.commands(str(run.path), job.assembly.method), refusal)
+    pointers = _pointers(job.place, type(workload), job.assembly.method, refusal)
     return {"run": str(run.path), **result, **pointers}
 
 
@@ -223,15 +223,18 @@ def _tuner_info(job: Job) -> TunerInfo:
     )
 
 
-def _pointers(place: Place, further: list[list[str]], refusal: str | None) -> dict[str, Any]:
+def _pointers(
+    place: Place, kind: type[Workload], method: Method, refusal: str | None
+) -> dict[str, Any]:
     """Where things are, and the commands that a user is likely to want next.
 
     Args:
         place: of the run.
-        further: commands of the workload.
+        kind: of its task.
+        method: that it trained.
         refusal: why it cannot become plain weights; None where it can.
     """
     run = str(place.run.path)
-    export = [f"{run}-merged"] if refusal is None else [f"{run}-onnx", "--format", "onnx"]
-    commands = [["gist", "eval", run], ["gist", "merge", run, "-o", *export], *further]
+    further = [*kind.exports(run, method, refusal), *kind.commands(run, method)]
+    commands = [["gist", "eval", run], *further]
     return {"files": place.run.files(), "next": [shlex.join(c) for c in commands]}
