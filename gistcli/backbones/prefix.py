@@ -25,7 +25,7 @@ from gistcli.errors import NotSupported
 
 SLOT = "prefix"
 CACHES = ("cache", "past_key_values", "layer_past")
-"""What versions (`cache` from 5.24 on) and families call the argument of earlier keys and values."""
+"""What versions (`cache` since 5.24) and families call the argument of earlier keys and values."""
 HINT = "Choose a method that acts inside the network, such as gift or lora."
 
 

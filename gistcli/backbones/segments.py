@@ -56,7 +56,7 @@ def packed_mask(
         return segments[batch, query] == segments[batch, key]
 
     like = torch.empty(*segments.shape, 1, dtype=dtype, device=segments.device)
-    if shared is None:
+    if shared is None or positions is None:
         return create_masks_for_generate(config, like, None, None, and_mask_function=same)
 
     def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Several tuners on one backbone as one: their tensors under prefixed names, their steps together."""
+"""Several tuners on one backbone as one: names behind a prefix for each, steps taken together."""
 
 from __future__ import annotations
 

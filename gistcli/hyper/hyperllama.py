@@ -102,7 +102,7 @@ class HyperTuner(ComposedTuner):
         if spans is None:
             self._rest()
             return self._features(batch)
-        given = seen(batch, VIEWS[self.method.hyper.context](spans))
+        given: Mapping[str, Tensor] = seen(batch, VIEWS[self.method.hyper.context](spans))
         if self.gists is None:
             self._rest()
         else:
@@ -145,19 +145,19 @@ class HyperTuner(ComposedTuner):
             NotSupported: nothing is compressed, or activations are recomputed in backward.
             Refused: a row with another number of gists.
         """
+        length = self.method.hyper.gists
+        found = (batch["spans"] == gisting.GIST).sum(1).unique().tolist()
+        if found != [length]:
+            raise Refused(
+                f"Rows have {found} gist tokens, and the hypernetwork has {length}.",
+                "Put as many behind the examples as hyper.gists says.",
+            )
         return at_zero(self.network, self._compressed(batch, grad))
 
     def _compressed(self, batch: Mapping[str, Tensor], grad: bool) -> Prefix:
         """The prefix where it stands, behind the context."""
         self._require_compressing()
         spans, length = batch["spans"], self.method.hyper.gists
-        found = (spans == gisting.GIST).sum(1)
-        if not bool((found == length).all()):
-            raise Refused(
-                f"Rows have {sorted(set(found.tolist()))} gist tokens, and the hypernetwork has "
-                f"{length}.",
-                "Put as many behind the examples as hyper.gists says.",
-            )
         self._act(None, None)
         try:
             with torch.set_grad_enabled(grad), self._nothing_in_front():
@@ -322,7 +322,8 @@ class HyperTuner(ComposedTuner):
                 "Train with hyper.context: gists.",
             )
         network = self.network.model
-        if network.training and getattr(network, "is_gradient_checkpointing", False):
+        recomputes = any(getattr(m, "gradient_checkpointing", False) for m in network.modules())
+        if network.training and recomputes:
             raise NotSupported(
                 "Keys and values are not kept where activations are recomputed in backward.",
                 "Train in a single pass (a batch with spans), or leave out "

@@ -1,4 +1,4 @@
-"""The section `hyper` of a recipe: a method that makes prefixes of examples, in place of answers."""
+"""The section `hyper` of a recipe: a method that makes prefixes of examples, not answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ NEEDS = {
     "adapt_downstream": ("context", "gists"),
     "distill": ("context", "gists"),
     "copy_probability": ("mode", "copy"),
-    "gists": ("context", "gists"),
 }
 """Option -> another one, and the value of that without which the first does nothing."""
 
@@ -31,7 +30,8 @@ class Hyper(BaseModel):
     )
 
     gists: Annotated[int, Field(ge=1)] = 16
-    """Gist tokens, whose keys and values become the prefix. 16 as in the authors' code."""
+    """Gist tokens, whose keys and values become the prefix; none where `context` is another. 16 as
+    in the authors' code."""
     context: Literal["gists", "full", "none"] = "gists"
     """What a query sees of the examples: the gists; the examples themselves, with the method acting
     on every token (the multi-task baseline with full attention); or nothing."""

@@ -18,6 +18,15 @@ from tests.backbones.text_kinds import PAD, VOCABULARY, build
 ALL_LINEAR = ("query", "key", "value", "attn_out", "fc_in", "fc_gate", "fc_out")
 LLAMA = Lora(rank=3, targets=ALL_LINEAR)
 GISTS = 3
+FAMILIES = {
+    "Llama": LLAMA,
+    "GPTNeoX": Lora(rank=3, targets=("query_key_value", "attn_out", "fc_in", "fc_out")),
+    "Phi3": Lora(rank=3, targets=("query", "key", "value", "fc_out")),
+    "Cohere": Lora(rank=3),
+    "Mistral": Lora(rank=3),
+    "Gemma2": Lora(rank=3),
+}
+"""Keys turned by halves, in part, in a fused map, in alternating pairs, behind windows of 4."""
 
 
 def decoder(name: str = "Llama", **more: Any) -> Causal:

@@ -74,6 +74,17 @@ def test_pieces_of_the_vocabulary_change_nothing() -> None:
         torch.testing.assert_close(gradient, theirs[name], atol=1e-6, rtol=1e-4)
 
 
+def test_a_teacher_between_forward_and_backward_is_no_harm_to_recomputed_activations() -> None:
+    backbone, batch = decoder(), episodes()
+    tuner = attach(backbone, distill=0.5)
+    plain = gradients(tuner, Hypertuning(tuner)(batch, 6).total)
+    backbone.checkpoint_gradients()
+    backbone.train()
+    again = gradients(tuner, Hypertuning(tuner)(batch, 6).total)
+    for name, gradient in plain.items():
+        torch.testing.assert_close(again[name], gradient, atol=1e-6, rtol=1e-4)
+
+
 def test_both_are_in_the_table_under_their_names() -> None:
     assert registry.resolve("objectives", "hypertuning") is Hypertuning
     assert registry.resolve("objectives", "compression") is Compression

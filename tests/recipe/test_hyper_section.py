@@ -50,7 +50,7 @@ def test_a_run_remembers_it_beside_the_method(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("hyper: {}\ngist: {}\n", "gist token learns one answer"),
-        ("hyper: {context: full, gists: 4}\n", "gists acts with context gists only"),
+        ("hyper: {context: full, distill: 1}\n", "distill acts with context gists only"),
         ("hyper: {copy_probability: 0.2}\n", "copy_probability acts with mode copy only"),
         ("hyper: {temperature: 2}\n", "temperature acts with distill only"),
         ("hyper: {gists: 40, example_tokens: 41}\n", "leaves no room for examples beside 40"),
