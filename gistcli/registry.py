@@ -63,11 +63,14 @@ TABLES: dict[str, dict[str, str]] = {
     "objectives": {
         "causal_lm": "gistcli.objectives.causal_lm:CausalLM",
         "classification": "gistcli.objectives.classification:Classification",
+        "compression": "gistcli.objectives.hypertuning:Compression",
+        "hypertuning": "gistcli.objectives.hypertuning:Hypertuning",
         "regression": "gistcli.objectives.regression:Regression",
         "seq2seq": "gistcli.objectives.causal_lm:Seq2SeqLM",
     },
     "sections": {
         "gist": "gistcli.methods.gist:Gist",
+        "hyper": "gistcli.hyper.section:Hyper",
     },
 }
 

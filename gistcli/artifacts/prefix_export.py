@@ -31,7 +31,7 @@ from gistcli.artifacts.tensors import Pending, dtype_name, load_tensors, parse_d
 from gistcli.artifacts.text_export import at_tokens
 from gistcli.artifacts.verify import Comparison, Reference
 from gistcli.backbones.causal import Causal, last_real
-from gistcli.backbones.prefix import Prefix
+from gistcli.backbones.prefix import Prefix, cache_name
 from gistcli.backbones.prefix_file import FILE, metadata_of
 from gistcli.backbones.streaming import compute
 from gistcli.errors import NotMergeable, Refused
@@ -271,7 +271,7 @@ def _behind_prefix(
         "input_ids": ids_BT,
         "attention_mask": F.pad(mask_BT, (prefix.length, 0), value=1),
         "position_ids": (mask_BT.cumsum(1) - 1).clamp(min=0) + prefix.length,
-        "past_key_values": prefix.cache(backbone.config, len(ids_BT)),
+        cache_name(backbone.network): prefix.cache(backbone.config, len(ids_BT)),
     }
 
 

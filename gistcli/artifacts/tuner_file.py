@@ -31,6 +31,8 @@ class MethodInfo(_Frozen):
     """All hyper-parameters, defaults written out."""
     gist: dict[str, Any] | None = None
     """Options of the gist token beside it; null where there is none."""
+    hyper: dict[str, Any] | None = None
+    """Options of the hypernetwork that it makes up; null where it is none."""
     distribution: str = "gistcli"
     """The installed package that holds the method."""
     version: str = ""

@@ -26,7 +26,8 @@ class Causal(TextBackbone):
     """A network in which every token looks at itself and what stands in front of it.
 
     Rows may be packed: with `segments` (B, T), 0 for padding and 1, 2, ... for the texts of a row,
-    no text looks at another.
+    no text looks at another; with `shared` (B, T) bool beside them and `position_ids`, all texts of
+    a row look at these tokens as well, where they stand in front.
 
     As a language model, `pooled` is `tokens` (B, T, D), and `logits` are those of the positions
     that predict a supervised label (N, V), in the order of `supervised`, or of all (B, T, V) where
@@ -83,7 +84,7 @@ class Causal(TextBackbone):
 
     def run(self, batch: Mapping[str, Tensor]) -> Ran:
         """Tokens behind the last norm, pooled, logits."""
-        tokens_BTD = self.base(**self._arguments(batch), use_cache=False).last_hidden_state
+        tokens_BTD = self.base(**self.arguments(batch), use_cache=False).last_hidden_state
         if self.task == "classification":
             pooled_BD = last_real(tokens_BTD, batch.get("attention_mask"))
             return tokens_BTD, pooled_BD, self.classify(pooled_BD)
@@ -95,12 +96,15 @@ class Causal(TextBackbone):
             logits = self.classify(tokens_BTD)
         return tokens_BTD, tokens_BTD, logits
 
-    def _arguments(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
+    def arguments(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Those of the base network for a batch."""
         found = self._inputs(batch)
         segments_BT = batch.get("segments")
         if segments_BT is not None:
             found.setdefault("position_ids", positions_within(segments_BT))
-            found["attention_mask"] = packed_mask(self.hf, segments_BT)
+            found["attention_mask"] = packed_mask(
+                self.hf, segments_BT, batch.get("shared"), found["position_ids"]
+            )
         return found
 
     def classify(self, pooled: Tensor) -> Tensor:

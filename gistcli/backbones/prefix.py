@@ -24,8 +24,8 @@ from gistcli.backbones.sites import Site, Switch
 from gistcli.errors import NotSupported
 
 SLOT = "prefix"
-CACHES = ("past_key_values", "layer_past")
-"""What families call the argument through which attention gets earlier keys and values."""
+CACHES = ("cache", "past_key_values", "layer_past")
+"""What versions (`cache` from 5.24 on) and families call the argument of earlier keys and values."""
 HINT = "Choose a method that acts inside the network, such as gift or lora."
 
 
@@ -36,15 +36,23 @@ class Prefix:
     Attributes:
         keys: (L, N, H, P, E), rotated for the positions 0 to P - 1 where the network rotates.
         values: (L, N, H, P, E).
+        start: (N,) positions of the first keys where these are not 0; only a single pass without
+            a cache takes such a prefix, and goes on behind it.
     """
 
     keys: Tensor
     values: Tensor
+    start: Tensor | None = None
 
     @property
     def length(self) -> int:
         """P."""
         return self.keys.shape[-2]
+
+    @property
+    def end(self) -> int | Tensor:
+        """The position at which a text goes on: P, or (N, 1)."""
+        return self.length if self.start is None else self.start[:, None] + self.length
 
     def cache(self, config: Any, rows: int, dtype: torch.dtype | None = None) -> Any:
         """A new cache of transformers (5.x) that begins with this prefix in each of `rows`.
@@ -64,20 +72,43 @@ class Prefix:
             cache.update(*both, layer)
 
 
-@torch.no_grad()
-def prefix_of(network: Any, batch: Mapping[str, Tensor]) -> Prefix:
-    """What a decoder computes of texts (N, P) without padding: keys and values of every position.
+def cache_name(network: nn.Module) -> str:
+    """What a network of transformers calls the argument for a cache."""
+    return _cache_name(network) or CACHES[0]
+
+
+def given_cache(given: Mapping[str, Any]) -> Any:
+    """The cache among the arguments of a network; None without one."""
+    return next((given[name] for name in CACHES if given.get(name) is not None), None)
+
+
+def _cache_name(module: nn.Module) -> str | None:
+    taken = inspect.signature(module.forward).parameters
+    return next((name for name in CACHES if name in taken), None)
+
+
+def prefix_of(network: Any, batch: Mapping[str, Any], places: Tensor | None = None) -> Prefix:
+    """What a decoder computes of texts (N, T): keys and values where they stand in the text.
 
     Args:
         network: of transformers, with or without its head.
-        batch: `input_ids`, or `inputs_embeds`.
+        batch: `input_ids`, or `inputs_embeds`, and whatever else its forward pass takes.
+        places: (N, P), the tokens whose keys and values to keep; None for all of a text without
+            padding.
     """
     from transformers import DynamicCache
 
     cache: Any = DynamicCache()  # without the config, so that layers with a window keep everything
-    network.base_model(**batch, past_key_values=cache, use_cache=True)
-    keys = torch.stack([layer.keys for layer in cache.layers])
-    return Prefix(keys, torch.stack([layer.values for layer in cache.layers]))
+    network.base_model(**batch, **{cache_name(network): cache}, use_cache=True)
+
+    def kept(whole_NHTE: Tensor) -> Tensor:
+        if places is None:
+            return whole_NHTE
+        index = places[:, None, :, None].expand(-1, whole_NHTE.shape[1], -1, whole_NHTE.shape[3])
+        return whole_NHTE.gather(2, index)
+
+    keys = torch.stack([kept(layer.keys) for layer in cache.layers])
+    return Prefix(keys, torch.stack([kept(layer.values) for layer in cache.layers]))
 
 
 MakePrefix = Callable[[int], Prefix]
@@ -143,7 +174,7 @@ class PrefixSeam:
         self.model, self.network, self.positions = model, network, positions
         self.config: Any = model.config
         self.shape = _shape(model, len(blocks), sites)
-        self._attentions = [_attention(block, model) for block in blocks]
+        self._attentions = [attention_of(block, model) for block in blocks]
         self._names = list(inspect.signature(network.forward).parameters)
         self._entry: tuple[int, MakePrefix, Switch] | None = None
         self._current: Prefix | None = None
@@ -202,24 +233,26 @@ class PrefixSeam:
         switch.mark(SLOT)
         caching = given.get("use_cache")
         caching = self.config.use_cache if caching is None else caching
-        if caching or given.get("past_key_values") is not None:
+        if caching or given_cache(given) is not None:
             return (), self._with_cache(given, text, self._current)
         return (), self._with_mask(given, text, length)
 
     def _with_cache(self, given: dict[str, Any], text: Tensor, prefix: Prefix) -> dict[str, Any]:
         """For a pass that keeps what it computes: the cache starts with the prefix."""
-        cache, mask_BT = given.get("past_key_values"), given.get("attention_mask")
+        cache, mask_BT = given_cache(given), given.get("attention_mask")
         if mask_BT is not None and not (isinstance(mask_BT, Tensor) and mask_BT.ndim == 2):
             raise NotSupported(
                 "A prefix does not work with a mask of pairs and a cache.",
                 "Use a cache that grows (cache_implementation: dynamic).",
             )
+        assert prefix.start is None, "a cache counts from position 0"
         dtype: torch.dtype = self.model.dtype
         if cache is None:
             cache = prefix.cache(self.config, len(text), dtype)
         elif cache.get_seq_length() == 0:
             prefix.fill(cache, len(text), dtype)
-        found = {**given, "past_key_values": cache}
+        found = {k: v for k, v in given.items() if k not in CACHES}
+        found[cache_name(self.network)] = cache
         if mask_BT is not None:
             found["attention_mask"] = F.pad(mask_BT, (prefix.length, 0), value=1)
         positions = given.get("position_ids")
@@ -250,10 +283,11 @@ class PrefixSeam:
             }
         else:
             widened = _widen(masks, positions, length, window)
+        assert self._current is not None
         return {
             **given,
             "attention_mask": widened,
-            "position_ids": positions + length,
+            "position_ids": positions + self._current.end,
             "use_cache": False,
         }
 
@@ -304,18 +338,16 @@ def _shape(model: Any, layers: int, sites: list[Site]) -> tuple[int, int, int]:
     return layers, heads, width
 
 
-def _attention(block: nn.Module, model: Any) -> tuple[nn.Module, str]:
+def attention_of(block: nn.Module, model: Any) -> tuple[nn.Module, str]:
     """The module of a block that reads earlier keys and values, and how it calls them.
 
     Raises:
         NotSupported: the block has none.
     """
     for module in block.modules():
-        if module is not block:
-            taken = inspect.signature(module.forward).parameters
-            for name in CACHES:
-                if name in taken:
-                    return module, name
+        name = None if module is block else _cache_name(module)
+        if name is not None:
+            return module, name
     raise NotSupported(
         f"{type(model).__name__} has blocks whose attention takes no cache of keys and values.",
         HINT,

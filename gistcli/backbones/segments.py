@@ -24,7 +24,9 @@ def positions_within(segments: Tensor) -> Tensor:
     return numbers_T - first_BT
 
 
-def packed_mask(model: Any, segments: Tensor) -> Any:
+def packed_mask(
+    model: Any, segments: Tensor, shared: Tensor | None = None, positions: Tensor | None = None
+) -> Any:
     """The mask in which a token looks at its own text alone, as the network takes it.
 
     A tensor (B, 1, T, T), or one for every kind of layer, from transformers' own functions, so that
@@ -33,6 +35,9 @@ def packed_mask(model: Any, segments: Tensor) -> Any:
     Args:
         model: of transformers, with a config.
         segments: (B, T), the number of the text in its row, 0 for padding.
+        shared: (B, T) bool, tokens that those of all later texts look at as well.
+        positions: (B, T), beside `shared`: windows count them, so that shared tokens are as near to
+            every text as if they stood in front of it. None is further apart than in the row.
 
     Raises:
         NotSupported: a network with layers that no mask cuts apart.
@@ -51,7 +56,20 @@ def packed_mask(model: Any, segments: Tensor) -> Any:
         return segments[batch, query] == segments[batch, key]
 
     like = torch.empty(*segments.shape, 1, dtype=dtype, device=segments.device)
-    return create_masks_for_generate(config, like, None, None, and_mask_function=same)
+    if shared is None:
+        return create_masks_for_generate(config, like, None, None, and_mask_function=same)
+
+    def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return same(batch, head, query, key) | shared[batch, key]
+
+    def near(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        close = positions[batch, query] - positions[batch, key] < config.sliding_window
+        return close & (key <= query)
+
+    # what transformers' own window leaves in, `near` leaves in as well: together they are `near`
+    windowed = getattr(config, "sliding_window", None) is not None
+    wider = {"or_mask_function": near} if windowed else {}
+    return create_masks_for_generate(config, like, None, None, and_mask_function=seen, **wider)
 
 
 def mixing(model: Any) -> str:

@@ -34,7 +34,8 @@ class TextBackbone(Backbone):
     """A network of Hugging Face transformers over tokens of text.
 
     A batch holds `input_ids` (B, T) int64, `attention_mask` (B, T), 1 where a token is real, and,
-    where they are needed, `position_ids` (B, T) and `token_type_ids` (B, T).
+    where they are needed, `position_ids` (B, T), `token_type_ids` (B, T), and `inputs_embeds`
+    (B, T, D), which the network then reads in place of the ids.
 
     Attributes:
         task: classification has a head of its own, outside the base network; causal_lm and
@@ -319,7 +320,9 @@ class TextBackbone(Backbone):
             "input_ids": batch["input_ids"],
             "attention_mask": None if mask_BT is None else mask_BT.long(),
         }
-        optional = ("position_ids", "token_type_ids")
+        if "inputs_embeds" in batch:
+            found["input_ids"] = None
+        optional = ("position_ids", "token_type_ids", "inputs_embeds")
         return found | {key: batch[key] for key in optional if key in batch}
 
     @torch.no_grad()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gistcli.backbones.prefix import given_cache
 from gistcli.backbones.tokens import InsertedTokens, TokenHandle
 from gistcli.errors import NotSupported
 
@@ -204,7 +205,7 @@ def _picked(x_BSD: Tensor, order_BS: Tensor) -> Tensor:
 
 def _cached(given: Mapping[str, Any]) -> int:
     """Tokens that an earlier step has left."""
-    cache = given.get("past_key_values")
+    cache = given_cache(given)
     return 0 if cache is None else int(cache.get_seq_length())
 
 

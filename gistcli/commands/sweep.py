@@ -97,7 +97,7 @@ Ablate = Annotated[
         "gist: every method with the gist token and without.",
         "NAME",
         panel=_RUNS,
-        autocompletion=complete_from(lambda: registry.names("sections")),
+        autocompletion=complete_from(lambda: ["gist"]),
     ),
 ]
 OutputDir = Annotated[

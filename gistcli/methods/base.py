@@ -194,6 +194,14 @@ class Tuner(nn.Module):
         features: Features = self.backbone(batch)
         return features
 
+    @property
+    def hooks_only(self) -> bool:
+        """Whether the network, called without this tuner, computes what `forward` does.
+
+        Generation calls it so, token by token and with a cache.
+        """
+        return type(self).forward is Tuner.forward
+
     def start(self) -> None:
         """Called once before a fresh training, not where a trained state is loaded.
 

@@ -143,7 +143,7 @@ class PrefixTuner(Tuner):
         network: Any = self.backbone.model
         words = len(network.get_input_embeddings().weight)
         ids_BT = torch.randint(words, (1, self.method.length), device=self.keys.device)
-        with self.disabled():
+        with torch.no_grad(), self.disabled():
             return prefix_of(network, {"input_ids": ids_BT})
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gistcli.backbones.layout import Features
 from gistcli.backbones.supervision import Supervised
 from gistcli.errors import DataError
 from gistcli.methods.base import Tuner
@@ -85,11 +86,16 @@ class CausalLM(Objective):
             loss = total / denominator
         share = len(targets_N) / denominator
         terms = {self.task: loss, **self.tuner.auxiliary(features, batch, criterion, share)}
+        terms |= self.further(features, batch, denominator)
         return Losses(
             total=torch.stack(list(terms.values())).sum(),
             parts={name: term.detach() for name, term in terms.items()},
             figures={"token_accuracy": right / denominator},
         )
+
+    def further(self, features: Features, batch: Batch, denominator: float) -> dict[str, Tensor]:
+        """Terms of this objective alone, by name, each already weighted."""
+        return {}
 
 
 class Seq2SeqLM(CausalLM):

@@ -22,6 +22,7 @@ _PATHS = {
     ("data", "path"),
     ("data", "chat_template"),
     ("output", "dir"),
+    ("hyper", "init"),
     ("method", "init"),
     ("method", "name"),
     ("method", "weights"),
@@ -288,12 +289,17 @@ def _resolve_paths(tree: Any, base: Path, draft: _Draft) -> None:
         if (section, key) == ("method", "name"):
             if file.endswith(".py"):
                 inner[key] = f"{os.path.abspath(base / file)}{colon}{name}"
-        elif key in ("dir", "weights") or (key == "init" and text.endswith(".safetensors")):
+        elif key in ("dir", "weights") or (key == "init" and _is_run_or_file(section, text)):
             inner[key] = text if text in _NO_PATHS else os.path.abspath(base / text)
         elif key != "init" and text not in _NO_PATHS and _is_path(text, base):
             inner[key] = os.path.abspath(base / text)
         else:
             inner[key] = text
+
+
+def _is_run_or_file(section: str, init: str) -> bool:
+    """A method may start from a word, a hypernetwork only from another run."""
+    return section == "hyper" or init.endswith(".safetensors")
 
 
 def _is_path(text: str, base: Path) -> bool:

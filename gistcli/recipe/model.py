@@ -64,6 +64,8 @@ class Recipe(Section):
     """The method: its name and its options."""
     gist: dict[str, Any] | None = Field(default=None, validate_default=True)
     """A gist token over the method, with the options of its loss; null: none."""
+    hyper: dict[str, Any] | None = Field(default=None, validate_default=True)
+    """The method as a hypernetwork, which makes prefixes of examples; null: it is none."""
     optim: OptimSection = Field(default_factory=OptimSection)
     """The optimiser; null means what the method recommends."""
     train: TrainSection = Field(default_factory=TrainSection)
@@ -107,12 +109,32 @@ class Recipe(Section):
                 raise _refuse("gist", "source", gist.source, error) from None
         return dict(gist.model_dump(mode="json"))
 
+    @field_validator("hyper", mode="after")
+    @classmethod
+    def _known_hyper(
+        cls, value: dict[str, Any] | None, info: ValidationInfo
+    ) -> dict[str, Any] | None:
+        """The section with every option, validated with the method that becomes a hypernetwork."""
+        if value is None:
+            return None
+        hyper = registry.resolve("sections", "hyper").model_validate(value)
+        if info.data.get("gist") is not None:
+            text = "a gist token learns one answer a text, and a hypernetwork none: leave one out"
+            raise _refuse("hyper", "context", hyper.context, text)
+        if "method" in info.data:
+            try:
+                hyper.wrap(_build(info.data["method"]))
+            except GistError as error:
+                raise _refuse("hyper", "context", hyper.context, error) from None
+        return dict(hyper.model_dump(mode="json"))
+
     def build_method(self) -> Any:
-        """The Method object that the sections `method` and `gist` describe."""
+        """The Method object that the sections `method` and `gist` or `hyper` describe."""
         method = _build(self.method)
-        if self.gist is None:
-            return method
-        return registry.resolve("sections", "gist").model_validate(self.gist).wrap(method)
+        for name, options in (("gist", self.gist), ("hyper", self.hyper)):
+            if options is not None:
+                method = registry.resolve("sections", name).model_validate(options).wrap(method)
+        return method
 
     def origin(self, key: str) -> str:
         """Where the value of a dotted key comes from.

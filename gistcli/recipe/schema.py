@@ -24,11 +24,12 @@ def recipe_schema() -> dict[str, Any]:
         "anyOf": choices,
         "default": {"name": DEFAULT_METHOD},
     }
-    fields["gist"] = {
-        "description": fields["gist"].get("description", ""),
-        "anyOf": [_gist_schema(definitions), {"type": "null"}],
-        "default": None,
-    }
+    for name in registry.names("sections"):
+        fields[name] = {
+            "description": fields[name].get("description", ""),
+            "anyOf": [_section_schema(name, definitions), {"type": "null"}],
+            "default": None,
+        }
     fields["extends"] = {
         "type": "string",
         "description": "Another recipe, relative to this one, whose keys this one overrides.",
@@ -45,10 +46,10 @@ def recipe_schema() -> dict[str, Any]:
     return schema
 
 
-def _gist_schema(definitions: dict[str, Any]) -> dict[str, Any]:
-    """A reference to the schema of the section `gist`, which joins `definitions`."""
-    definitions["gist"] = registry.resolve("sections", "gist").model_json_schema(by_alias=True)
-    return {"$ref": "#/$defs/gist"}
+def _section_schema(name: str, definitions: dict[str, Any]) -> dict[str, Any]:
+    """A reference to the schema of an optional section, which joins `definitions`."""
+    definitions[name] = registry.resolve("sections", name).model_json_schema(by_alias=True)
+    return {"$ref": f"#/$defs/{name}"}
 
 
 def _method_schema(name: str, definitions: dict[str, Any]) -> dict[str, Any]:

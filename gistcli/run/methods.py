@@ -8,18 +8,20 @@ from gistcli import __version__, registry
 from gistcli.artifacts.tensors import RELOAD
 from gistcli.artifacts.tuner_file import MethodInfo
 from gistcli.errors import NotFound, UnknownName, WeightsError
+from gistcli.hyper.section import Hyper, WithHyper
 from gistcli.methods.base import Method
 from gistcli.methods.gist import Gist, WithGist
 
 
 def method_info(method: Method, name: str) -> MethodInfo:
-    """Name, options, the gist token's, and the distribution that the code comes from."""
+    """Name, options, those of what stands around it, and where the code comes from."""
     distribution, version = _source(name)
-    inner, gist = (method.inner, method.gist) if isinstance(method, WithGist) else (method, None)
+    inner = method.inner if isinstance(method, WithGist | WithHyper) else method
     return MethodInfo(
         name=name,
         options=inner.model_dump(mode="json"),
-        gist=None if gist is None else gist.model_dump(mode="json"),
+        gist=method.gist.model_dump(mode="json") if isinstance(method, WithGist) else None,
+        hyper=method.hyper.model_dump(mode="json") if isinstance(method, WithHyper) else None,
         distribution=distribution,
         version=version,
     )
@@ -35,6 +37,8 @@ def method_of(info: MethodInfo) -> Method:
     """
     try:
         method: Method = registry.resolve("methods", info.name).model_validate(info.options)
+        if info.hyper is not None:
+            return Hyper.model_validate(info.hyper).wrap(method)
         return method if info.gist is None else Gist.model_validate(info.gist).wrap(method)
     except ValidationError as error:
         found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())

@@ -12,6 +12,8 @@ from gistcli.recipe import Override
 from gistcli.recipe.grid import method_name
 
 ALL = ("all",)
+ABLATED = ("gist",)
+"""Sections that a sweep can leave out; without `hyper` there is another task."""
 REFIT_ON = ("train+val", "train")
 NOT_SET = {
     "method.name": "--methods",
@@ -84,11 +86,11 @@ def check_flags(request: SweepRequest) -> None:
         )
     if request.refit_on != REFIT_ON[0] and not request.refit:
         raise Refused("--refit-on without --refit: nothing is trained again.", "Add --refit.")
-    unknown = [name for name in request.ablate if name not in registry.table("sections")]
+    unknown = [name for name in request.ablate if name not in ABLATED]
     if unknown:
         raise UnknownName(
             f"--ablate: {', '.join(map(repr, unknown))} cannot be left out of a recipe.",
-            did_you_mean(unknown[0], registry.names("sections")),
+            did_you_mean(unknown[0], ABLATED),
         )
     for text in request.sets:
         key = text.partition("=")[0].strip()

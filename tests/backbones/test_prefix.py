@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gistcli.backbones.causal import Causal
-from gistcli.backbones.prefix import Prefix, prefix_of
+from gistcli.backbones.prefix import Prefix, cache_name, prefix_of
 from gistcli.backbones.sites import Switch
 from gistcli.errors import NotSupported
 from gistcli.methods.prefix import PrefixTuning
@@ -152,7 +152,11 @@ def test_rows_of_several_beams_and_calls_need_no_cache_of_their_own() -> None:
     cache = prefix.cache(backbone.config, 6)
     seen = torch.ones(2, LENGTH + 4, dtype=torch.long)
     plain = backbone.hf.generate(
-        input_ids=ids, attention_mask=seen, past_key_values=cache, num_beams=3, **options
+        input_ids=ids,
+        attention_mask=seen,
+        num_beams=3,
+        **{cache_name(backbone.hf): cache},
+        **options,
     )
     put(backbone, prefix)
     for _ in range(2):

@@ -144,7 +144,7 @@ def require_hooks_only(tuner: Tuner) -> None:
     Raises:
         NotSupported: the method does more than its hooks in the network.
     """
-    if type(tuner).forward is not Tuner.forward:
+    if not tuner.hooks_only:
         raise NotSupported(
             f"{tuner.method.name} acts on whole sequences, so that no text can be generated with "
             "it token by token.",

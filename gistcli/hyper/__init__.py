@@ -1,0 +1,1 @@
+"""HyperLlama: a gisting hypernetwork that turns few-shot examples into a soft prefix."""
