@@ -9,7 +9,6 @@ from pathlib import Path
 
 from gistcli import registry
 from gistcli.data.base import (
-    SPLITS,
     Catalog,
     DataOptions,
     Found,
@@ -25,7 +24,7 @@ from gistcli.data.fewshot import FewShot
 from gistcli.data.fgvc import Fgvc
 from gistcli.data.images import is_image_name
 from gistcli.data.lists import split_lists
-from gistcli.data.splits import divide_as_asked, read_pinned
+from gistcli.data.splits import settle_splits
 from gistcli.data.tables import ENDINGS
 from gistcli.data.twins import identical, leaking_groups
 from gistcli.data.vtab import Vtab
@@ -59,14 +58,7 @@ def open_catalog(
     """
     name, found = _find(data, base, whole)
     warnings, notes = [*found.warnings], [*found.notes]
-    if pinned is not None:
-        splits = read_pinned(pinned, found)
-    elif whole:
-        only_train = [s for s in SPLITS if found.splits.get(s)] == ["train"]
-        splits = {"test": found.splits["train"]} if only_train else found.splits
-        splits = {s: splits[s] for s in SPLITS if splits.get(s)}
-    else:
-        splits = divide_as_asked(found, data, warnings)
+    splits = settle_splits(found, data, warnings, pinned=pinned, whole=whole)
     if not any(splits.values()):
         raise DataError(
             f"{name} holds no labelled pictures.", "Give a folder of class folders, or a list."

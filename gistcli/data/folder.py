@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from gistcli.data.base import SPLITS, DataOptions, Found, Record, refuse_options, some
+from gistcli.data.groups import group_pattern
 from gistcli.data.images import visible_folders, walk_images
 from gistcli.data.splits import ALIASES, split_name
-from gistcli.errors import DataError, NotFound, RecipeError, did_you_mean
+from gistcli.errors import DataError, NotFound, did_you_mean
 
 
 class Folder:
@@ -26,7 +26,7 @@ class Folder:
         refuse_options("Class folders have no columns", columns=data.columns)
         self.root = Path(place)
         self.splits = data.splits
-        self.group_by = _pattern(data.group_by)
+        self.group_by = group_pattern(data.group_by)
         self.problems: list[str] = []
         self.empty: list[str] = []
         self.notes: list[str] = []
@@ -120,20 +120,3 @@ class Folder:
             self.problems.append(
                 f"{some(without, 'file name', shown=5)} without a group by {self.group_by.pattern}"
             )
-
-
-def _pattern(group_by: str | None) -> re.Pattern[str] | None:
-    if group_by is None:
-        return None
-    try:
-        pattern = re.compile(group_by)
-    except re.error as error:
-        raise RecipeError(
-            f"data.group_by {group_by!r} is no regular expression: {error}."
-        ) from None
-    if not pattern.groups:
-        raise RecipeError(
-            f"data.group_by {group_by!r} has no group.",
-            "Put parentheses around what names the group, as in '^(patient[0-9]+)_'.",
-        )
-    return pattern

@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from gistcli.data.base import Record, class_order, some
-from gistcli.errors import DataError
+from gistcli.errors import DataError, RecipeError
 
 
 def rank(seed: int, name: str) -> bytes:
     """The key that orders names at random, the same on every machine."""
     return hashlib.sha256(f"{seed}|{name}".encode("utf-8", "surrogateescape")).digest()
+
+
+def group_pattern(group_by: str | None) -> re.Pattern[str] | None:
+    """`data.group_by` as a regular expression over names, whose first group names theirs.
+
+    Raises:
+        RecipeError: it is none, or has no parentheses.
+    """
+    if group_by is None:
+        return None
+    try:
+        pattern = re.compile(group_by)
+    except re.error as error:
+        raise RecipeError(
+            f"data.group_by {group_by!r} is no regular expression: {error}."
+        ) from None
+    if not pattern.groups:
+        raise RecipeError(
+            f"data.group_by {group_by!r} has no group.",
+            "Put parentheses around what names the group, as in '^(patient[0-9]+)_'.",
+        )
+    return pattern
 
 
 def divide_groups(

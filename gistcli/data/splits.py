@@ -83,6 +83,29 @@ def name_splits(
     return known, [f"{some(ignored, 'split')} of {where} ignored"] if ignored else []
 
 
+def settle_splits(
+    found: Found, data: DataOptions, warnings: list[str], *, pinned: Path | None, whole: bool
+) -> Part:
+    """Who is in which split: as an earlier run had it, as found, or by the recipe's rule.
+
+    Args:
+        found: before any division.
+        data: the recipe's section.
+        warnings: see `divide_as_asked`.
+        pinned: a `splits.csv` whose splits must be reproduced; rules and shots are not applied.
+        whole: divide nothing, for evaluation: splits as found, training examples alone are `test`.
+
+    Raises:
+        NotFound, DataError, RecipeError: as `read_pinned` and `divide_as_asked`.
+    """
+    if pinned is not None:
+        return read_pinned(pinned, found)
+    if not whole:
+        return divide_as_asked(found, data, warnings)
+    splits = {s: found.splits[s] for s in SPLITS if found.splits.get(s)}
+    return {"test": splits["train"]} if [*splits] == ["train"] else splits
+
+
 def divide_as_asked(found: Found, data: DataOptions, warnings: list[str]) -> Part:
     """The recipe's splits: carved or found, then few shots, then folds.
 

@@ -51,6 +51,7 @@ Metric = Literal[
 Role = Literal[
     "image", "label", "split", "group", "text", "second_text", "prompt", "completion", "messages",
     "conversations", "system", "tools", "instruction", "input", "output", "answer", "options",
+    "task",
 ]  # fmt: skip
 """What a column of pictures, or of any format of text, can be."""
 
@@ -124,7 +125,8 @@ class DataSection(Section):
     path: Name
     """A folder of class folders, a CSV/JSON list, a parquet file, or a source name (`digits`); for
     text JSON, JSON lines, CSV, TSV, parquet, text, a folder of such files, or a data set of the
-    hub: OWNER/NAME, `glue/sst2`, hf:OWNER/NAME/CONFIGURATION."""
+    hub: OWNER/NAME, `glue/sst2`, hf:OWNER/NAME/CONFIGURATION. For hypertuning a folder of task
+    files, a file with a column `task`, or `class-to-label`, the built-in tasks."""
     source: Name = "auto"
     """How to read what lies at the path (`gist list sources`); auto: by what it looks like."""
     subset: Name | None = None
@@ -149,11 +151,11 @@ class DataSection(Section):
     """Which of the `folds` is val, from 0."""
     columns: dict[Role, Annotated[Name, BeforeValidator(_as_name)]] | None = None
     """Role -> column of a list or dataset, where they are not called alike: image, label, split,
-    group; for text the roles of its format (text, label, prompt, completion, messages, ...).
+    group; for text the roles of its format (text, label, prompt, completion, messages, ...); task.
     Numbers count the fields of a table of text without a header line, from 0."""
     group_by: Name | None = None
-    """Column of a list or of text, or regular expression over file names, whose groups no split
-    divides."""
+    """Column of a list or of text, or regular expression over the names of files or tasks, whose
+    groups no split divides; `family` goes by what task files say themselves."""
     shots: Count | None = None
     """Training examples per class, drawn by `shot_seed`; null: all."""
     shot_seed: Seed = 0

@@ -1,6 +1,45 @@
-"""Task files to episodes (examples, then queries), and documents to compression segments."""
+"""Task files to episodes (examples, then queries), and documents to compression segments.
 
-from gistcli.data.episodes.family import class_to_label
+`open_tasks` finds tasks and holds some out whole; `EpisodeSplit` draws training episodes of them,
+`held_out` makes the fixed ones of evaluation, and `SegmentSplit` cuts documents. All of them are
+laid out as rows whose `spans` say what is context, gist and query (`layout`).
+"""
+
+from gistcli.data.episodes.catalog import open_tasks, tasks_of
+from gistcli.data.episodes.drawing import Drawn
+from gistcli.data.episodes.encoding import EpisodeEncoder
+from gistcli.data.episodes.family import class_to_label, passages
+from gistcli.data.episodes.held_out import Candidates, candidates, demonstrate, held_out
+from gistcli.data.episodes.layout import CONTEXT, GIST, PADDING, QUERY, Episode, Query, lay_out
+from gistcli.data.episodes.options import EpisodeOptions
+from gistcli.data.episodes.reading import read_tasks
+from gistcli.data.episodes.segments import SegmentSplit
+from gistcli.data.episodes.split import EpisodeSplit, Fit
 from gistcli.data.episodes.tasks import Item, Task
 
-__all__ = ["Item", "Task", "class_to_label"]
+__all__ = [
+    "CONTEXT",
+    "GIST",
+    "PADDING",
+    "QUERY",
+    "Candidates",
+    "Drawn",
+    "Episode",
+    "EpisodeEncoder",
+    "EpisodeOptions",
+    "EpisodeSplit",
+    "Fit",
+    "Item",
+    "Query",
+    "SegmentSplit",
+    "Task",
+    "candidates",
+    "class_to_label",
+    "demonstrate",
+    "held_out",
+    "lay_out",
+    "open_tasks",
+    "passages",
+    "read_tasks",
+    "tasks_of",
+]

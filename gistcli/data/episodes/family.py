@@ -8,12 +8,14 @@ without examples no answer is better than chance, 1 in 8.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 
 from gistcli.data.augment import uniforms
 from gistcli.data.episodes.tasks import Item, Task
 from gistcli.data.groups import rank
+from gistcli.data.text.examples import Plain
 
 NAME = "class-to-label"
 """Of the family, and as `data.path`."""
@@ -21,7 +23,7 @@ INPUTS = ("a", "b", "c", "d", "e", "f", "g", "h")
 LABELS = ("A", "B", "C", "D", "E", "F", "G", "H")
 CLASSES = (("a", "e"), ("b", "f"), ("c", "g"), ("d", "h"))
 VOCABULARY = (*INPUTS, *LABELS)
-"""All words of the family's texts, which blanks separate: a token each in a word-level tokenizer."""
+"""All words of its texts, which blanks separate: a token each in a word-level tokenizer."""
 TESTED = 256
 """Tasks held out for the test."""
 VALIDATED = 64
@@ -53,6 +55,13 @@ def passage(task: Task, pairs: int, *, seed: int, index: int = 0) -> str:
     draws = uniforms(seed, 0, np.array([index]), pairs)[0]
     chosen = [task.items[int(draw * len(task.items))] for draw in draws]
     return " ".join(f"{item.prompt} {item.completion}" for item in chosen)
+
+
+def passages(tasks: Sequence[Task], pairs: int, *, seed: int = 0) -> list[Plain]:
+    """A document of so many pairs for each task, for compression."""
+    return [
+        Plain(passage(task, pairs, seed=seed, index=i), task.name) for i, task in enumerate(tasks)
+    ]
 
 
 def _task(labels: tuple[str, ...]) -> Task:

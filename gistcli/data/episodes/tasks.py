@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 
@@ -44,3 +45,8 @@ class Task:
     positive: tuple[Item, ...] = ()
     definition: str = ""
     rule: bool = False
+
+
+def prefix(name: str) -> str:
+    """The family that a name tells: its first word, behind the number that S-NI's files have."""
+    return re.split(r"[_\-./ ]", re.sub(r"^task\d+_", "", name))[0] or name

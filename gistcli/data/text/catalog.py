@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gistcli.data.base import (
-    SPLITS,
     Catalog,
     DataOptions,
     Found,
@@ -18,7 +17,7 @@ from gistcli.data.base import (
     some,
 )
 from gistcli.data.fetch import hub_name
-from gistcli.data.splits import divide_as_asked, read_pinned
+from gistcli.data.splits import settle_splits
 from gistcli.data.text.examples import Example, Labelled, as_bytes
 from gistcli.data.text.formats import Schema, find_schema, has_header, holds_values
 from gistcli.data.text.options import TextOptions
@@ -87,7 +86,7 @@ def open_texts(
     groups = None if data.group_by is None else _groups(rows, data.group_by, name)
     found = _examples(rows, options, name, task, templated, groups)
     found.warnings[:0] = warnings
-    splits = _splits(found, data, pinned, whole)
+    splits = settle_splits(found, data, found.warnings, pinned=pinned, whole=whole)
     labels = [record.label for records in splits.values() for record in records]
     classes = class_order(labels) if any(labels) else []
     found.warnings += _twins(splits)
@@ -236,18 +235,6 @@ def _records(
 def _class(example: Example) -> str:
     label = example.label if isinstance(example, Labelled) else ""
     return label if isinstance(label, str) else ""
-
-
-def _splits(
-    found: Found, data: DataOptions, pinned: Path | None, whole: bool
-) -> dict[str, list[Record]]:
-    if pinned is not None:
-        return read_pinned(pinned, found)
-    if whole:
-        only_train = list(found.splits) == ["train"]
-        splits = {"test": found.splits["train"]} if only_train else found.splits
-        return {s: splits[s] for s in SPLITS if splits.get(s)}
-    return divide_as_asked(found, data, found.warnings)
 
 
 def _twins(splits: dict[str, list[Record]]) -> list[str]:

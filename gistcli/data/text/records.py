@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 ENDINGS = (*LISTS, ".txt", *FILES)
 SHOWN = 5
 """How many problems of a kind a message names."""
-_ALIASES = {**PAIRED, **ALIASES, "dev": "val"}
+STEMS = {**PAIRED, **ALIASES, "dev": "val"}
+"""Names of files -> the split that they are; None for one that is passed over."""
 
 
 @dataclass(frozen=True)
@@ -118,10 +119,10 @@ def _by_split(folder: Path) -> dict[str, Path]:
     """Every usual name of a split (`val`, `dev`, `validation`) -> the one file that is it."""
     files: dict[str, list[Path]] = {}
     for path in _readable(folder):
-        files.setdefault(_ALIASES.get(path.stem.lower()) or "", []).append(path)
+        files.setdefault(STEMS.get(path.stem.lower()) or "", []).append(path)
     return {
         name: files[split][0]
-        for name, split in _ALIASES.items()
+        for name, split in STEMS.items()
         if split and len(files.get(split, ())) == 1
     }
 
@@ -140,7 +141,7 @@ def _files_of_folder(folder: Path) -> tuple[dict[str, Path], list[str]]:
     files: dict[str, Path] = {}
     others: list[str] = []
     for path in readable_ones:
-        split = _ALIASES.get(path.stem.lower())
+        split = STEMS.get(path.stem.lower())
         if split is None:
             others.append(path.name)
         elif split in files:
