@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from gistcli.errors import NotSupported
 
-EXACT = frozenset({"full_attention", "sliding_attention"})
+SLIDING = "sliding_attention"
+EXACT = frozenset({"full_attention", SLIDING})
 """Kinds of layers in which a mask keeps texts apart; a recurrent layer has no mask."""
 ALIBI = ("build_alibi_tensor", "build_mpt_alibi_tensor")
 """What a network has whose attention goes by distances that it makes from a mask of tokens."""
@@ -29,47 +31,70 @@ def packed_mask(
 ) -> Any:
     """The mask in which a token looks at its own text alone, as the network takes it.
 
-    A tensor (B, 1, T, T), or one for every kind of layer, from transformers' own functions, so that
-    sliding windows stay what they are and every implementation of attention gets its form of it.
+    One (B, 1, T, T), or one for every kind of layer, in the form of its implementation of attention
+    by transformers' own function for that.
 
     Args:
         model: of transformers, with a config.
         segments: (B, T), the number of the text in its row, 0 for padding.
         shared: (B, T) bool, tokens that those of all later texts look at as well.
-        positions: (B, T), beside `shared`: windows count them, so that shared tokens are as near to
-            every text as if they stood in front of it. None is further apart than in the row.
+        positions: (B, T), of which sliding windows reach back so many, so that shared tokens are as
+            near to every text as if they stood in front of it; None: those in each text.
 
     Raises:
-        NotSupported: a network with layers that no mask cuts apart.
+        NotSupported: a network with layers that no mask cuts apart, or attention without masks.
     """
-    from transformers.masking_utils import create_masks_for_generate
-
-    config, dtype = model.config, next(model.parameters()).dtype
-    reason = mixing(model)
+    config, reason = model.config, mixing(model)
     if reason:
         raise NotSupported(
             f"{type(model).__name__} has {reason}, so that packed texts would mix.",
             "Set data.packing to false.",
         )
-
-    def same(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return segments[batch, query] == segments[batch, key]
-
-    like = torch.empty(*segments.shape, 1, dtype=dtype, device=segments.device)
-    if shared is None or positions is None:
-        return create_masks_for_generate(config, like, None, None, and_mask_function=same)
+    positions_BT = positions_within(segments) if positions is None else positions
 
     def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return same(batch, head, query, key) | shared[batch, key]
+        found = segments[batch, query] == segments[batch, key]
+        if shared is not None:
+            found = found | shared[batch, key]
+        return found & (key <= query)
 
     def near(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        close = positions[batch, query] - positions[batch, key] < config.sliding_window
-        return close & (key <= query)
+        distance = positions_BT[batch, query] - positions_BT[batch, key]
+        return seen(batch, head, query, key) & (distance < config.sliding_window)
 
-    # what transformers' own window leaves in, `near` leaves in as well: together they are `near`
-    windowed = getattr(config, "sliding_window", None) is not None
-    wider = {"or_mask_function": near} if windowed else {}
-    return create_masks_for_generate(config, like, None, None, and_mask_function=seen, **wider)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if not kinds:
+        alike = seen if getattr(config, "sliding_window", None) is None else near
+        return _as_taken(model, segments, alike)
+    return {k: _as_taken(model, segments, near if k == SLIDING else seen) for k in sorted(kinds)}
+
+
+def _as_taken(model: Any, like_BT: Tensor, function: Callable[..., Tensor]) -> Any:
+    """(B, 1, T, T) of a function of indices, in the form of the network's attention."""
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+    rows, tokens = like_BT.shape
+    name = model.config._attn_implementation
+    make = ALL_MASK_ATTENTION_FUNCTIONS.get(name)
+    found = None
+    if make is not None:
+        found = make(
+            batch_size=rows,
+            q_length=tokens,
+            kv_length=tokens,
+            mask_function=function,
+            allow_is_causal_skip=False,
+            dtype=next(model.parameters()).dtype,
+            config=model.config,
+            device=like_BT.device,
+        )
+    if found is None:
+        raise NotSupported(
+            f"The implementation {name} of attention takes no mask of pairs, so that packed texts "
+            "would mix.",
+            "Set data.packing to false, or load the network with attn_implementation sdpa.",
+        )
+    return found
 
 
 def mixing(model: Any) -> str:
