@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from gistcli.backbones import Backbone, Site, open_backbone
+from gistcli.backbones.prefix import Prefix
 from gistcli.methods.base import Method, Tuner
 from gistcli.methods.gist import GistTuner
+from gistcli.methods.prefix import PrefixTuner
 from gistcli.recipe import ModelSection, Recipe
 from gistcli.reporting import Reporter
 
@@ -72,6 +74,7 @@ def assemble(
     meta: bool = False,
     fresh: bool = True,
     backbone: Backbone | None = None,
+    prefix: Prefix | None = None,
 ) -> Assembly:
     """Backbone, new head, method; the same for the same seed.
 
@@ -81,6 +84,7 @@ def assemble(
         meta: without weights, for counts.
         fresh: no trained state will be loaded: a method that starts from files reads them.
         backbone: that of the recipe, where it is open already.
+        prefix: what prefix tuning starts from, where that was made for it.
 
     Raises:
         GistError: whatever keeps the model or the method from being built.
@@ -92,7 +96,10 @@ def assemble(
     torch.manual_seed(recipe.seed)
     tuner = method.attach(backbone)
     if fresh and not meta:
-        tuner.start()
+        if prefix is not None and isinstance(tuner, PrefixTuner):
+            tuner.take(prefix)
+        else:
+            tuner.start()
     return Assembly(method, backbone, tuner)
 
 

@@ -22,7 +22,7 @@ from gistcli.errors import Refused
 from gistcli.reporting import SILENT, Reporter
 from gistcli.run.compressed_quality import quality
 from gistcli.run.compressor import Compressor, compressor, read_examples
-from gistcli.run.loading import Loaded, open_target
+from gistcli.run.loading import open_target
 from gistcli.run.text_exporting import form_of
 
 Format = Literal["safetensors", "peft"]
@@ -131,7 +131,8 @@ def _reference(made: Compressor, prefix: Prefix, task: Task) -> Reference:
     queries = made.encoder.episode(task, Drawn((), task.items[:CHECKED])).queries
     texts = [[*query.prompt.tolist(), *query.answer.tolist()] for query in queries]
     batch = collate_prompts(texts, made.encoder.tokenizer.pad_id)
-    batch = {key: value.to(made.device) for key, value in batch.items()}
+    device = next(made.tuner.backbone.model.parameters()).device
+    batch = {key: value.to(device) for key, value in batch.items()}
 
     def logits() -> Tensor:
         with made.tuner.step(), made.tuner.prefix_in_use(prefix):

@@ -8,16 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from gistcli.artifacts.tuner_file import TunerInfo
 from gistcli.backbones.prefix import Prefix
 from gistcli.backbones.prefix_file import Made
-from gistcli.data.episodes import Episode, EpisodeEncoder, Task, demonstrate, lay_out, read_tasks
+from gistcli.data.episodes import Episode, EpisodeEncoder, Task, demonstrate, read_tasks
 from gistcli.data.text import TextOptions, Tokenizer
 from gistcli.errors import BaseMismatch, DataError, Refused
-from gistcli.evaluate.classify import autocast, evaluation_mode
+from gistcli.evaluate.language.held_out import compressed
 from gistcli.hyper.hyperllama import HyperTuner
 from gistcli.reporting import Reporter
 from gistcli.run.episode_options import options_of, tokenizer_hash
@@ -65,21 +62,7 @@ class Compressor:
 
     def prefix(self, episode: Episode) -> Prefix:
         """The prefix of an episode's examples: float32, N = 1."""
-        tuner, device = self.tuner, self.device
-        bare = replace(episode, queries=())
-        batch = lay_out([bare], self.encoder.options, self.encoder.tokenizer.pad_id)
-        with (
-            evaluation_mode(tuner, tuner.backbone),
-            tuner.step(),
-            autocast(device, self.precision),
-        ):
-            return tuner.compress({key: value.to(device) for key, value in batch.items()})
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network is."""
-        first: Tensor = next(self.tuner.backbone.model.parameters())
-        return first.device
+        return compressed(self.tuner, episode, self.encoder, self.precision)
 
     @property
     def adapted(self) -> bool:

@@ -1,4 +1,4 @@
-"""`gist hyperpretrain`: compression first, so that tasks are learnt by what can compress already."""
+"""`gist hyperpretrain`: a hypernetwork learns to compress documents, before it learns tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Examples to prefixes: files that others load, what they say of themselves, what they are worth."""
+"""Examples to prefixes: files that others load, what they say of themselves, their worth."""
 
 from __future__ import annotations
 

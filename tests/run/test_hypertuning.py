@@ -1,4 +1,4 @@
-"""Runs on task files: what is trained, measured on held-out tasks, gone on with and shown before."""
+"""Runs on task files: training, held-out tasks, going on, and what a dry run shows."""
 
 from __future__ import annotations
 

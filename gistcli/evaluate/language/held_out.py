@@ -140,19 +140,6 @@ class HeldOut:
                 advance(len(episode.queries))
         return found
 
-    def prefix(self, episode: Episode) -> Prefix:
-        """What the hypernetwork makes of the examples."""
-        tuner, device = self.tuner, device_of(language_model(self.tuner))
-        assert isinstance(tuner, HyperTuner)
-        bare, options = replace(episode, queries=()), self.encoder.options
-        batch = lay_out([bare], options, self.encoder.tokenizer.pad_id)
-        with (
-            evaluation_mode(tuner, tuner.backbone),
-            tuner.step(),
-            autocast(device, self.precision),
-        ):
-            return tuner.compress({key: value.to(device) for key, value in batch.items()})
-
     # --- texts ------------------------------------------------------------------------------
 
     def texts(self, queries: Sequence[Query]) -> list[Answer]:
@@ -190,7 +177,7 @@ class HeldOut:
         queries, tuner = [episode.queries[q] for q in chosen], self.tuner
         assert isinstance(tuner, HyperTuner)
         if condition != IN_CONTEXT and tuner.method.hyper.compresses:
-            with tuner.prefix_in_use(self.prefix(episode)):
+            with tuner.prefix_in_use(compressed(tuner, episode, self.encoder, self.precision)):
                 return self._written(queries, [query.prompt.tolist() for query in queries])
         front = episode.context.tolist()
         with tuner.disabled() if condition == IN_CONTEXT else nullcontext():
@@ -246,6 +233,24 @@ class HeldOut:
             yield lambda count: self.reporter.advance(name, count)
         finally:
             self.reporter.finish(name)
+
+
+def compressed(
+    tuner: HyperTuner, episode: Episode, encoder: EpisodeEncoder, precision: str = "fp32"
+) -> Prefix:
+    """What a hypernetwork makes of the examples of an episode, N = 1.
+
+    Args:
+        tuner: the hypernetwork; left in the mode it was in.
+        episode: whose queries are not looked at.
+        encoder: that made it.
+        precision: fp32 or bf16 autocast.
+    """
+    device = device_of(language_model(tuner))
+    bare = replace(episode, queries=())
+    batch = lay_out([bare], encoder.options, encoder.tokenizer.pad_id)
+    with evaluation_mode(tuner, tuner.backbone), tuner.step(), autocast(device, precision):
+        return tuner.compress({key: value.to(device) for key, value in batch.items()})
 
 
 def right_answers(query: Query) -> list[str]:
