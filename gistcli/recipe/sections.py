@@ -229,6 +229,8 @@ class OptimSection(Section):
     """Decoupled weight decay of matrices; vectors and biases have none."""
     momentum: Fraction = 0.9
     """Of sgd; adamw ignores it."""
+    beta2: Fraction = 0.999
+    """Of adamw: how long it remembers squared gradients; 0.99 for short trainings."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the rates fall after the warm-up."""
     warmup_ratio: Fraction = 0.1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,7 @@ def resolved(recipe: Recipe) -> Recipe:
 
 def optim_plan(optim: OptimSection) -> OptimPlan:
     """The optimiser's numbers, of a resolved recipe."""
-    same = ("name", "lr", "head_lr", "weight_decay", "momentum", "schedule", "warmup_ratio")
+    same = {field.name for field in fields(OptimPlan)} - {"clip_norm"}
     values = {key: getattr(optim, key) for key in same}
     return OptimPlan(**values, clip_norm=optim.clip_norm or None)
 
