@@ -15,6 +15,7 @@ from gistcli.data.episodes.drawing import Drawn
 from gistcli.errors import DataError, GistError
 from gistcli.evaluate.language.held_out import (
     IN_CONTEXT,
+    NEW_TOKENS,
     OWN,
     WRONG_TASK,
     ZERO_SHOT,
@@ -62,8 +63,16 @@ def quality(
     asked = _unseen(with_known_options(asked, options), shown, episode, reporter)
     queries = made.encoder.episode(asked, Drawn((), asked.items), options=True).queries
     episode = replace(episode, queries=queries)
-    held = HeldOut(made.tuner, made.encoder, batch_size, precision=made.precision,
-                   reporter=reporter, phase=asked.name)  # fmt: skip
+    asked_for = None if loaded.recipe is None else loaded.recipe.eval.max_new_tokens
+    held = HeldOut(
+        made.tuner,
+        made.encoder,
+        batch_size,
+        asked_for or NEW_TOKENS,
+        made.precision,
+        reporter,
+        asked.name,
+    )
     found = {OWN: _behind(held, prefix, queries)}
     found[ZERO_SHOT] = held.zero_shot([episode])[0]
     found[IN_CONTEXT] = held.behind_examples([episode], IN_CONTEXT)[0]

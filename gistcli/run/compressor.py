@@ -12,7 +12,9 @@ from gistcli.artifacts.tuner_file import TunerInfo
 from gistcli.backbones.prefix import Prefix
 from gistcli.backbones.prefix_file import Made
 from gistcli.data.episodes import Episode, EpisodeEncoder, Task, demonstrate, read_tasks
+from gistcli.data.episodes.natural import open_natural
 from gistcli.data.text import TextOptions, Tokenizer
+from gistcli.data.text.records import read_rows
 from gistcli.errors import BaseMismatch, DataError, Refused
 from gistcli.evaluate.language.held_out import compressed
 from gistcli.hyper.hyperllama import HyperTuner
@@ -107,12 +109,12 @@ def compressor(
 
 
 def read_examples(path: Path) -> Task:
-    """The only task of a file of examples.
+    """The only task of a file of examples; a column `options` holds those of its rows.
 
     Raises:
         NotFound, DataError, RecipeError: nothing there, no example, or several tasks.
     """
-    tasks, _ = read_tasks(path, TextOptions())
+    tasks, _ = read_tasks(path, TextOptions(columns=_columns(path)))
     if not tasks or not tasks[0].items:
         raise DataError(f"{path} holds no example.", "A row is {prompt, completion}.")
     if len(tasks) > 1:
@@ -122,6 +124,13 @@ def read_examples(path: Path) -> Task:
             "Give a file a task.",
         )
     return tasks[0]
+
+
+def _columns(path: Path) -> dict[str, str]:
+    if not path.is_file() or open_natural(path) is not None:
+        return {}
+    named = any("options" in row.values for row in read_rows(path)[:1])
+    return {"options": "options"} if named else {}
 
 
 def with_known_options(task: Task, known: Sequence[str]) -> Task:

@@ -117,6 +117,12 @@ def test_a_prefix_is_measured_against_what_it_replaces(place: Path, tmp_path: Pa
     assert value["intervals"].keys() == names
     assert 0 < value["queries"] <= 10
     assert value["wrong_task"] == "copy"
+    few = [{**row, "options": ["w1", "w2", "w3"]} for row in labelled_rows("few", 3)]
+    listed = run.compress(
+        place / "hyper", place / "new.jsonl", tmp_path / "few", device="cpu",
+        evaluate=write_rows(tmp_path / "few.jsonl", few),
+    )  # fmt: skip
+    assert "accuracy" in listed["metrics"]
     write_rows(tmp_path / "free.jsonl", free_rows("free"))
     free = run.compress(
         place / "hyper", tmp_path / "free.jsonl", tmp_path / "free", device="cpu",

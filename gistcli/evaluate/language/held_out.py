@@ -277,6 +277,6 @@ def _of_options(episode: Episode) -> Episode:
 
 
 def _shifted(episodes: Sequence[Episode]) -> list[Episode]:
-    """The same queries behind the context of the episode before."""
-    before = [episodes[-1], *episodes[:-1]]
-    return [replace(e, context=b.context) for e, b in zip(episodes, before, strict=True)]
+    """The same queries behind contexts from far off: neighbours in the order may be alike."""
+    half = len(episodes) // 2
+    return [replace(e, context=episodes[i - half].context) for i, e in enumerate(episodes)]
