@@ -15,9 +15,11 @@ import typer
 from gistcli import __version__
 from gistcli.commands import (
     compare,
+    compress,
     demo,
     evaluate,
     finetune,
+    hyperpretrain,
     inspect,
     listing,
     merge,
@@ -75,10 +77,12 @@ def _add(name: str, command: Any, function: Any, panel: str, hidden: bool = Fals
 
 
 _add("finetune", finetune, finetune.finetune, "Train")
+_add("hyperpretrain", hyperpretrain, hyperpretrain.hyperpretrain, "Train")
 _add("sweep", sweep, sweep.sweep, "Train")
 _add("demo", demo, demo.demo, "Train")
 _add("eval", evaluate, evaluate.evaluate, "Use")
 _add("predict", predict, predict.predict, "Use")
+_add("compress", compress, compress.compress, "Use")
 _add("merge", merge, merge.merge, "Use")
 _add("visualize", visualize, visualize.visualize, "Use")
 _add("visualize-clusters", visualize, visualize.visualize, "Use", hidden=True)

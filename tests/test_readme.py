@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -14,7 +15,8 @@ import torch
 from PIL import Image
 from timm.models import get_pretrained_cfg
 
-from tests.run.text_models import completions, save_model
+from tests.run.task_files import labelled_rows, write_tasks
+from tests.run.text_models import completions, save_model, write_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "vit_tiny_patch16_224"
@@ -58,7 +60,13 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         draw(place / "photos" / split / "blue", (40, 40, 200), count, number + 10)
     Image.open(place / "photos" / "test" / "red" / "0.jpg").save(place / "photo.jpg")
     save_model(place / "SmolLM2-135M", "Llama", "causal_lm")
+    config = json.loads((place / "SmolLM2-135M" / "config.json").read_text())
+    longer = {**config, "max_position_embeddings": 2048}  # RoPE has no weights for them
+    (place / "SmolLM2-135M" / "config.json").write_text(json.dumps(longer))
     completions(place / "questions.jsonl")
+    write_tasks(place / "tasks")
+    write_rows(place / "examples.jsonl", labelled_rows("examples"))
+    write_rows(place / "more.jsonl", labelled_rows("more"))
     (place / "recipes").symlink_to(ROOT / "recipes")
     repository = get_pretrained_cfg(MODEL).hf_hub_id.replace("/", "--")
     cached = place / "hub" / f"models--{repository}"
@@ -113,7 +121,9 @@ def test_every_command_of_the_readme_runs(after_commands: dict[str, str], workpl
     assert all(c.startswith("gist ") for c in after_commands)
     for path in ("first-merged/model.safetensors", "first-lora/adapter_model.safetensors",
                  "text-merged/model.safetensors", "text-lora/adapter_model.safetensors",
-                 "maps/photo.png", "predictions.csv", "runs/quick/result.json",
+                 "task-prefix/prefix.safetensors",
+                 "task-peft/adapter_model.safetensors", "maps/photo.png",
+                 "predictions.csv", "runs/quick/result.json",
                  "comparison/table.md", "comparison/table.tex"):  # fmt: skip
         assert (workplace / path).is_file(), path
     assert "complete" in (workplace / f"{_again()}.err").read_text()
@@ -128,7 +138,7 @@ def _again() -> int:
 @pytest.mark.slow
 def test_every_snippet_of_the_readme_runs(after_commands: dict[str, str], workplace: Path) -> None:
     snippets = blocks("python")
-    assert len(snippets) == 3
+    assert len(snippets) == 4
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(snippets)],
         cwd=workplace,

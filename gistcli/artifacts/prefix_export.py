@@ -11,7 +11,7 @@ width of the embeddings, F = 2 L H E, B = rows, T = tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,8 @@ from gistcli.artifacts.text_export import at_tokens
 from gistcli.artifacts.verify import Comparison, Reference
 from gistcli.backbones.causal import Causal, last_real
 from gistcli.backbones.prefix import Prefix, cache_name
-from gistcli.backbones.prefix_file import FILE, metadata_of
-from gistcli.backbones.streaming import compute
+from gistcli.backbones.prefix_file import FILE, Made, metadata_of
+from gistcli.backbones.streaming import compute, is_empty
 from gistcli.errors import NotMergeable, Refused
 from gistcli.methods.base import Tuner
 from gistcli.methods.prefix import PrefixTuner
@@ -154,9 +154,54 @@ def export_front(
     backbone, front = require_front(tuner, kind)
     if scale != 1:
         raise Refused("What stands in front of a text has no scale.", "Leave --scale out.")
+    return write_front(
+        backbone,
+        front,
+        kind,
+        base_name,
+        form,
+        output,
+        plain=lambda: _without(tuner),
+        dtype=dtype,
+        reference=reference,
+        max_drift=max_drift,
+        verified=verified,
+        card=card,
+    )
+
+
+def write_front(
+    backbone: Causal,
+    front: Front,
+    kind: str,
+    base_name: str,
+    form: Form,
+    output: Path,
+    *,
+    plain: Callable[[], AbstractContextManager[None]],
+    dtype: str | None = None,
+    reference: Reference | None = None,
+    max_drift: float | None = None,
+    verified: bool = True,
+    card: Callable[[Receipt], str] | None = None,
+    made: Made | None = None,
+) -> Receipt:
+    """Write what stands in front of a text, and check it on the network that it is for.
+
+    Args:
+        backbone: the network.
+        front: what is written.
+        plain: inside, the network is the one that reads what is written, with nothing in front.
+        made: how a hypernetwork made the prefix; goes into `prefix.safetensors`.
+        kind, base_name, form, output, dtype, reference, max_drift, verified, card: as for
+            `export_front`.
+
+    Raises:
+        Refused, VerificationFailed, StorageError: as `merge_weights`.
+    """
     verify.require_checkable(verified, reference, max_drift)
     target = torch.float32 if dtype is None else parse_dtype(dtype)
-    tensors, metadata = _contents(backbone, front, kind, base_name)
+    tensors, metadata = _contents(backbone, front, kind, base_name, made)
     name = FILE if kind == "prefix" else ADAPTER
     with outputs.export_folder(output, backbone.origin.weights) as folder:
         if kind == "peft":
@@ -170,8 +215,9 @@ def export_front(
         if verified:
             verify.verify_file(folder / name, written)
         if verified and reference is not None:
-            found = _compare(tuner, backbone, front, load_tensors(folder / name), reference)
-            exact = target == torch.float32
+            stored = load_tensors(folder / name)
+            found = _compare(plain, backbone, front, stored, reference)
+            exact = target == _computes_in(backbone) == torch.float32
             verify.require_close(found.difference, exact=exact, max_drift=max_drift)
         receipt = Receipt(
             output=output,
@@ -214,13 +260,13 @@ def require_front(tuner: Tuner, kind: str) -> tuple[Causal, Front]:
 
 
 def _contents(
-    backbone: Causal, front: Front, kind: str, base_name: str
+    backbone: Causal, front: Front, kind: str, base_name: str, made: Made | None
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors by stored name, and what stands beside them."""
     if kind == "prefix":
         assert front.prefix is not None
         tensors = {"keys": front.prefix.keys, "values": front.prefix.values}
-        return tensors, metadata_of(backbone.fingerprint, base_name, front.length)
+        return tensors, metadata_of(backbone.fingerprint, base_name, front.length, made)
     head = {f"{HEAD}{name}": tensor for name, tensor in front.head.items()}
     return {EMBEDDINGS: front.embeddings, **head}, {"format": "pt"}
 
@@ -230,7 +276,7 @@ def _cast(tensor: Tensor, dtype: torch.dtype) -> Callable[[], Tensor]:
 
 
 def _compare(
-    tuner: Tuner,
+    plain: Callable[[], AbstractContextManager[None]],
     backbone: Causal,
     front: Front,
     stored: Mapping[str, Tensor],
@@ -258,7 +304,7 @@ def _compare(
             return backbone.classify(last_real(tokens_BTD, mask_BT))
         return backbone.classify(at_tokens(tokens_BTD, inputs))
 
-    with _without(tuner):
+    with plain():
         found = compute(backbone.model, logits)
     return verify.compare(found.float().cpu(), reference.logits.detach().float().cpu())
 
@@ -271,7 +317,9 @@ def _behind_prefix(
         "input_ids": ids_BT,
         "attention_mask": F.pad(mask_BT, (prefix.length, 0), value=1),
         "position_ids": (mask_BT.cumsum(1) - 1).clamp(min=0) + prefix.length,
-        cache_name(backbone.network): prefix.cache(backbone.config, len(ids_BT)),
+        cache_name(backbone.network): prefix.cache(
+            backbone.config, len(ids_BT), _computes_in(backbone)
+        ),
     }
 
 
@@ -287,6 +335,12 @@ def _behind_prompts(
         "attention_mask": mask_BS,
         "position_ids": mask_BS.cumsum(1) - 1,
     }
+
+
+def _computes_in(backbone: Causal) -> torch.dtype:
+    """Of the network in memory; float32 where its weights are read from the disk for that."""
+    first = next(backbone.model.parameters())
+    return torch.float32 if is_empty(first) else first.dtype
 
 
 @contextmanager

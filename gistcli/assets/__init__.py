@@ -1,7 +1,8 @@
-"""What ships inside the package: the embedded backbone `gist_vit_nano`.
+"""What ships inside the package: the embedded backbones, so that demos and tests need no download.
 
 `gist_vit_nano/` is a timm `local-dir:` folder, pretrained by this project on rendered letters and
-symbols (`pretrain_nano.py` says how), so that a demo and the tests need no download.
+symbols (`pretrain_nano.py` says how). `gist_llama_nano/` is a transformers folder with a tokenizer,
+pretrained to learn a family of small tasks in context (`pretrain_llama_nano.py`).
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 
 NANO = "gist_vit_nano"
-"""The name under which the embedded backbone is asked for."""
+"""The name under which the embedded backbone of pictures is asked for."""
+LLAMA = "gist_llama_nano"
+"""The name under which the embedded decoder of text is asked for."""
 
 
-def nano_folder() -> Path:
-    """The folder of the embedded backbone: `config.json` and `model.safetensors`."""
-    return Path(__file__).parent / NANO
+def nano_folder(name: str = NANO) -> Path:
+    """The folder of an embedded backbone: config, weights and, where it reads text, tokenizer."""
+    return Path(__file__).parent / name

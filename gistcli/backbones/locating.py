@@ -18,7 +18,7 @@ from gistcli.backbones.hf_vit import MODEL_TYPES, architecture_of
 from gistcli.backbones.text_classes import SEQ2SEQ, class_for, is_encoder_decoder
 from gistcli.errors import NotFound, NotSupported, Refused, UnknownName, WeightsError, did_you_mean
 
-EMBEDDED = {"gist_vit_nano": "gist_vit_nano"}
+EMBEDDED = {"gist_vit_nano": "gist_vit_nano", "gist_llama_nano": "gist_llama_nano"}
 TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "tokenizer.model", "vocab.txt", "vocab.json", "merges.txt", "chat_template.jinja",

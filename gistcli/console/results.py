@@ -193,6 +193,19 @@ def _evaluate(console: Console, result: Result) -> None:
     _files(console, result.value)
 
 
+def _compress(console: Console, result: Result) -> None:
+    """How much became how little, and what it is worth."""
+    value = result.value
+    fitted, given = value["examples"]["fitted"], value["examples"]["given"]
+    of = "" if fitted == given else f" of {given:,}"
+    console.print(
+        f"{fitted:,}{of} examples, {value['source_tokens']:,} tokens: now {value['gists']:,} "
+        f"({value['ratio']:.3g} to 1), {value['bytes']:,} bytes, in {value['seconds']:.3g} s"
+    )
+    _metrics(console, {**value, "examples": value.get("queries")})
+    _files(console, value)
+
+
 def _harness(console: Console, result: Result) -> None:
     """Figures of the harness with their standard errors."""
     value = result.value
@@ -318,6 +331,7 @@ def _sweep_dry_run(console: Console, result: Result) -> None:
 _VIEWS: dict[str, Callable[[Console, Result], None]] = {
     "finetune": _finetune,
     "dry-run": _dry_run,
+    "compress": _compress,
     "eval": _evaluate,
     "harness": _harness,
     "demo": _demo,

@@ -24,8 +24,11 @@ from torch import Tensor, nn
 from gistcli.backbones.base import Backbone
 from gistcli.backbones.prefix import Prefix, prefix_of
 from gistcli.backbones.prefix_file import AXES, read_prefix
-from gistcli.errors import WeightsError
+from gistcli.errors import Refused, WeightsError
 from gistcli.methods.base import Capabilities, Method, Recommended, Tuner, full_precision
+
+RUN = "run:"
+"""In front of the directory of a run, as `init`."""
 
 
 class PrefixTuning(Method):
@@ -42,7 +45,8 @@ class PrefixTuning(Method):
     for summaries. The parameters are 2 x layers x heads of keys x their width for each."""
     init: Literal["random", "words"] | Path = "random"
     """random: N(0, 1). words: keys and values of random words of the vocabulary, which the paper
-    prefers where data is scarce. Or a `prefix.safetensors` to go on from."""
+    prefers where data is scarce. Or a `prefix.safetensors` to go on from; or run:DIR, what the
+    hypernetwork of that run makes of the training examples, or the prefix that it trained."""
     reparameterise: bool = False
     """Train an MLP that yields the prefix, as Li and Liang do; only the prefix is exported. Its
     weights want a smaller rate than a bare prefix: optim.lr 1e-3 or less."""
@@ -52,9 +56,16 @@ class PrefixTuning(Method):
     @field_validator("init")
     @classmethod
     def _names_a_file(cls, init: Path | str) -> Path | str:
-        if isinstance(init, Path) and init.suffix != ".safetensors":
-            raise ValueError(f"init is random, words or a FILE.safetensors, found {init}")
+        named = isinstance(init, Path) and not str(init).startswith(RUN)
+        if named and Path(init).suffix != ".safetensors":
+            raise ValueError(f"init is random, words, a FILE.safetensors or run:DIR, found {init}")
         return init
+
+    @property
+    def from_run(self) -> Path | None:
+        """The run that `init` names."""
+        text = str(self.init)
+        return Path(text.removeprefix(RUN)) if text.startswith(RUN) else None
 
     @model_validator(mode="after")
     def _fits_the_form(self) -> Self:
@@ -122,18 +133,31 @@ class PrefixTuner(Tuner):
         Raises:
             NotFound, BaseMismatch: as `read_prefix`.
             WeightsError: a file that holds no prefix, or one of another shape.
+            Refused: a run, which only `gist finetune` asks for its prefix.
         """
         init = self.method.init
         if init == "random":
             return
+        if self.method.from_run is not None:
+            raise Refused(
+                f"method.init: {init} has to be asked for a prefix of the training examples.",
+                "Run it by `gist finetune`, or make the file with `gist compress`.",
+            )
         fingerprint = self.backbone.fingerprint
-        found = self._of_words() if init == "words" else read_prefix(Path(init), fingerprint)
+        self.take(self._of_words() if init == "words" else read_prefix(Path(init), fingerprint))
+
+    def take(self, found: Prefix) -> None:
+        """Go on from a prefix.
+
+        Raises:
+            WeightsError: it has another shape.
+        """
         for name, own in (("keys", self.keys), ("values", self.values)):
             given: Tensor = getattr(found, name)
             if given.shape != own.shape:
                 raise WeightsError(
-                    f"method.init: {init} holds {name} {list(given.shape)}, but here they are "
-                    f"{list(own.shape)} ({AXES}).",
+                    f"method.init: {self.method.init} holds {name} {list(given.shape)}, but here "
+                    f"they are {list(own.shape)} ({AXES}).",
                     "Set method.length to that of the file, and use the model it was made for.",
                 )
             own.data.copy_(given)

@@ -286,7 +286,9 @@ def _resolve_paths(tree: Any, base: Path, draft: _Draft) -> None:
             continue
         text = _expand(value, f"{section}.{key}", draft)
         file, colon, name = text.rpartition(":")
-        if (section, key) == ("method", "name"):
+        if (section, key) == ("method", "init") and text.startswith("run:"):
+            inner[key] = f"run:{os.path.abspath(base / text.removeprefix('run:'))}"
+        elif (section, key) == ("method", "name"):
             if file.endswith(".py"):
                 inner[key] = f"{os.path.abspath(base / file)}{colon}{name}"
         elif key in ("dir", "weights") or (key == "init" and _is_run_or_file(section, text)):

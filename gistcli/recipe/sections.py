@@ -72,8 +72,11 @@ class Section(BaseModel):
 class TaskSection(Section):
     """What is learnt."""
 
-    type: Literal["auto", "classification", "regression", "causal_lm", "seq2seq"] = "auto"
-    """The kind of problem; auto follows from model and data and is printed."""
+    type: Literal[
+        "auto", "classification", "regression", "causal_lm", "seq2seq", "compression", "hypertuning"
+    ] = "auto"
+    """The kind of problem; auto follows from model and data and is printed. hypertuning: many
+    tasks, of which some are held out whole; compression: parts of documents told from others."""
     name: Name | None = None
     """Which of the `tasks` of a family file."""
     label_words: list[Name] | dict[Name, Name] | None = None
@@ -87,7 +90,8 @@ class ModelSection(Section):
     """The pretrained backbone."""
 
     name: Name
-    """A folder with config.json and weights, `gist_vit_nano`, a timm name or OWNER/NAME."""
+    """A folder with config.json and weights, an embedded network (`gist_vit_nano` for pictures,
+    `gist_llama_nano` for text), a timm name or OWNER/NAME."""
     img_size: Count | Annotated[tuple[Count, Count], Field(strict=False)] | None = None
     """Side, or [height, width], of the images in pixels; null: the model's own."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -225,6 +229,8 @@ class OptimSection(Section):
     """Decoupled weight decay of matrices; vectors and biases have none."""
     momentum: Fraction = 0.9
     """Of sgd; adamw ignores it."""
+    beta2: Fraction = 0.999
+    """Of adamw: how long it remembers squared gradients; 0.99 for short trainings."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the rates fall after the warm-up."""
     warmup_ratio: Fraction = 0.1

@@ -10,11 +10,13 @@ if TYPE_CHECKING:
     from gistcli.run.available import listing
     from gistcli.run.beside import Beside
     from gistcli.run.comparing import compare
+    from gistcli.run.compressing import compress
     from gistcli.run.demonstrating import demo
     from gistcli.run.evaluation import evaluate, evaluate_by_harness
     from gistcli.run.exporting import merge
     from gistcli.run.finetuning import finetune
     from gistcli.run.harness import Harness
+    from gistcli.run.hyperpretraining import hyperpretrain, of_documents
     from gistcli.run.inspection import inspect
     from gistcli.run.loading import load
     from gistcli.run.picturing import visualize, visualize_tokens
@@ -29,15 +31,18 @@ __all__ = [
     "Beside",
     "Harness",
     "compare",
+    "compress",
     "demo",
     "dry_run",
     "evaluate",
     "evaluate_by_harness",
     "finetune",
+    "hyperpretrain",
     "inspect",
     "listing",
     "load",
     "merge",
+    "of_documents",
     "overview",
     "predict",
     "smoke",
@@ -50,15 +55,18 @@ _MODULES = {
     "Beside": "beside",
     "Harness": "harness",
     "compare": "comparing",
+    "compress": "compressing",
     "demo": "demonstrating",
     "dry_run": "planning",
     "evaluate": "evaluation",
     "evaluate_by_harness": "evaluation",
     "finetune": "finetuning",
+    "hyperpretrain": "hyperpretraining",
     "inspect": "inspection",
     "listing": "available",
     "load": "loading",
     "merge": "exporting",
+    "of_documents": "hyperpretraining",
     "overview": "surveying",
     "predict": "prediction",
     "smoke": "smoking",

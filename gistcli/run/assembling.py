@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from gistcli.backbones import Backbone, Site, open_backbone
+from gistcli.backbones.prefix import Prefix
 from gistcli.methods.base import Method, Tuner
 from gistcli.methods.gist import GistTuner
+from gistcli.methods.prefix import PrefixTuner
 from gistcli.recipe import ModelSection, Recipe
 from gistcli.reporting import Reporter
 
@@ -19,6 +21,8 @@ SLOWER = (
     "the whole network: a step takes about twice as long as without the token"
 )
 NOT_KEPT = ", which could also train on features that are computed once"
+NETWORK_TASKS = {"compression": "causal_lm", "hypertuning": "causal_lm"}
+"""Tasks of runs -> what the network does in them, where that is called otherwise."""
 
 
 @dataclass
@@ -52,7 +56,7 @@ def open_model(
     """The backbone of a recipe; from another place, or in another dtype, where those are given."""
     return open_backbone(
         name or model.name,
-        task=task,
+        task=NETWORK_TASKS.get(task or "", task),
         img_size=model.img_size,
         dtype=dtype or model.dtype,
         drop_path=model.drop_path,
@@ -70,6 +74,7 @@ def assemble(
     meta: bool = False,
     fresh: bool = True,
     backbone: Backbone | None = None,
+    prefix: Prefix | None = None,
 ) -> Assembly:
     """Backbone, new head, method; the same for the same seed.
 
@@ -79,6 +84,7 @@ def assemble(
         meta: without weights, for counts.
         fresh: no trained state will be loaded: a method that starts from files reads them.
         backbone: that of the recipe, where it is open already.
+        prefix: what prefix tuning starts from, where that was made for it.
 
     Raises:
         GistError: whatever keeps the model or the method from being built.
@@ -90,7 +96,10 @@ def assemble(
     torch.manual_seed(recipe.seed)
     tuner = method.attach(backbone)
     if fresh and not meta:
-        tuner.start()
+        if prefix is not None and isinstance(tuner, PrefixTuner):
+            tuner.take(prefix)
+        else:
+            tuner.start()
     return Assembly(method, backbone, tuner)
 
 

@@ -24,6 +24,7 @@ from gistcli.data import open_catalog
 from gistcli.errors import GistError, NotSupported, Refused, UnknownName, did_you_mean
 from gistcli.recipe import DataSection
 from gistcli.reporting import SILENT, Reporter
+from gistcli.run.assembling import NETWORK_TASKS
 from gistcli.run.evaluation import find_catalog, open_split
 from gistcli.run.loading import Loaded, open_target
 from gistcli.run.split_choice import choose_split
@@ -206,7 +207,8 @@ def _kind(loaded: Loaded) -> str:
         return "image-classification"
     if isinstance(loaded.backbone, Seq2Seq):
         return "text2text-generation"
-    return "text-generation" if loaded.task == "causal_lm" else "text-classification"
+    writes = NETWORK_TASKS.get(loaded.task, loaded.task) == "causal_lm"
+    return "text-generation" if writes else "text-classification"
 
 
 def _known(what: str, name: str, known: Any) -> str:

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 
 from gistcli.artifacts.tuner_file import BackboneInfo, TunerInfo
 from gistcli.errors import Diverged, Interrupted
+from gistcli.methods.base import Method
 from gistcli.recipe import Recipe
 from gistcli.reporting import SILENT, Reporter
 from gistcli.run.kinds import kind_of
@@ -22,7 +23,7 @@ from gistcli.run.placing import Place, settle
 from gistcli.run.preparing import Job, prepare
 from gistcli.run.settings import resolved
 from gistcli.run.shelf import Shelf
-from gistcli.run.workload import Measured
+from gistcli.run.workload import Measured, Workload
 from gistcli.train.curves import write_curves
 from gistcli.train.engine import open_accelerator
 from gistcli.train.loop import FitResult, fit
@@ -62,8 +63,8 @@ def finetune(
         reporter.say(f"{place.run.path} holds this run, complete.")
         method, run = recipe.build_method(), str(place.run.path)
         refusal = place.done.get("merge", method.capabilities().merge)
-        further = kind_of(recipe).commands(run, method)
-        return {**place.done, "run": run, **_pointers(place, further, refusal, place.done)}
+        pointers = _pointers(place, kind_of(recipe), method, refusal, place.done)
+        return {**place.done, "run": run, **pointers}
     job = prepare(recipe, place, reporter, shelf)
     try:
         _begin(job)
@@ -172,8 +173,8 @@ def _conclude(job: Job, fitted: FitResult, reporter: Reporter) -> dict[str, Any]
         "extras": _extras(fitted, workload.figure),
     }
     run.write_result(result)
-    further = workload.commands(str(run.path), job.assembly.method)
-    return {"run": str(run.path), **result, **_pointers(job.place, further, refusal, result)}
+    pointers = _pointers(job.place, type(workload), job.assembly.method, refusal, result)
+    return {"run": str(run.path), **result, **pointers}
 
 
 def _extras(fitted: FitResult, figure: str) -> dict[str, float]:
@@ -224,18 +225,23 @@ def _tuner_info(job: Job) -> TunerInfo:
 
 
 def _pointers(
-    place: Place, further: list[list[str]], refusal: str | None, result: Mapping[str, Any]
+    place: Place,
+    kind: type[Workload],
+    method: Method,
+    refusal: str | None,
+    result: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Where things are, and the commands that a user is likely to want next.
 
     Args:
         place: of the run.
-        further: commands of the workload.
+        kind: of its task.
+        method: that it trained.
         refusal: why it cannot become plain weights; None where it can.
         result: of the run; without a figure there is no split to evaluate on.
     """
     run = str(place.run.path)
-    export = [f"{run}-merged"] if refusal is None else [f"{run}-onnx", "--format", "onnx"]
+    further = [*kind.exports(run, method, refusal), *kind.commands(run, method)]
     evaluate = [["gist", "eval", run]] if result.get("metrics") else []
-    commands = [*evaluate, ["gist", "merge", run, "-o", *export], *further]
+    commands = [*evaluate, *further]
     return {"files": place.run.files(), "next": [shlex.join(c) for c in commands]}

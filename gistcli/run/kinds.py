@@ -7,6 +7,7 @@ from pathlib import Path
 from gistcli.errors import RecipeError
 from gistcli.recipe import Recipe
 from gistcli.recipe.model import flatten
+from gistcli.run.episodic import kind_of_episodes
 from gistcli.run.image_classification import ImageClassification
 from gistcli.run.settings import OF_PICTURES, OF_TEXT, modality_of
 from gistcli.run.shelf import Shelf
@@ -47,7 +48,9 @@ def _open(recipe: Recipe, shelf: Shelf, pinned: Path | None) -> Workload:
 
 def kind_of(recipe: Recipe) -> type[Workload]:
     """What `commands` can be asked of without any data."""
-    return TextTask if modality_of(recipe) == "text" else ImageClassification
+    if modality_of(recipe) != "text":
+        return ImageClassification
+    return kind_of_episodes(recipe) or TextTask
 
 
 def _refuse(recipe: Recipe, keys: tuple[str, ...], reads: str) -> None:

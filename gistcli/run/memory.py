@@ -14,14 +14,17 @@ from gistcli.backbones import Backbone
 from gistcli.backbones.images import require_images
 from gistcli.backbones.quantised import head_modules, planned_sizes
 from gistcli.backbones.seq2seq import Seq2Seq
+from gistcli.data.episodes import Rows, longest_rows
 from gistcli.data.text import TextSplit
 from gistcli.errors import NotSupported, OutOfMemory
+from gistcli.hyper.hyperllama import HyperTuner
 from gistcli.methods.base import Tuner
 from gistcli.objectives import Batch, Objective
 from gistcli.objectives.chunked import choose_chunk
 from gistcli.recipe import ModelSection, Recipe
 from gistcli.reporting import Reporter
 from gistcli.run.assembling import Assembly, assemble, open_model
+from gistcli.run.episode_options import episode_options, episodic_task
 from gistcli.run.settings import training_plan
 from gistcli.run.workload import Setting, Workload
 from gistcli.train.fitting import largest_by_trial
@@ -216,6 +219,8 @@ class Estimator:
             labels = torch.empty(rows, dtype=torch.int64, device="meta")
             return {"pixels": torch.empty(rows, 3, height, width, device="meta"), "labels": labels}
         split = self.workload.splits.get("train") if self.workload else None
+        if isinstance(split, Rows):
+            return split.longest(rows)
         if not isinstance(split, TextSplit):
             return _texts(self.recipe, backbone, rows, length)
         batch: Batch = split.longest(rows)
@@ -239,7 +244,9 @@ def _usual_objective(tuner: Tuner, batch: Batch, free: int, reserved: int) -> Ob
     """What is minimised where there are no data to ask."""
     backbone: Any = tuner.backbone
     kind, options = str(getattr(backbone, "task", "classification")), {}
-    if kind in ("causal_lm", "seq2seq"):
+    if isinstance(tuner, HyperTuner):
+        kind = "hypertuning"
+    if kind in ("causal_lm", "seq2seq", "hypertuning"):
         words = int(backbone.config.vocab_size)
         available = room_for_logits(free, reserved, words)
         options["chunk_tokens"] = choose_chunk(batch["labels"].numel(), words, available)
@@ -311,6 +318,8 @@ def by_trial(workload: Workload, tuner: Tuner, setting: Setting, optimiser: str)
 
 def _texts(recipe: Recipe, backbone: Any, rows: int, length: int | None) -> Batch:
     """What a batch could be where there are no data: all tokens real, and all of them learnt."""
+    if episodic_task(recipe) is not None:
+        return longest_rows(episode_options(recipe, backbone.positions), rows)
     data, task = recipe.data, backbone.task
     longest = data.max_length or min(backbone.positions or LONGEST, LONGEST)
     tokens = min(longest, length or longest)
@@ -326,7 +335,7 @@ def _texts(recipe: Recipe, backbone: Any, rows: int, length: int | None) -> Batc
 def _real_batch(workload: Workload, rows: int, device: torch.device) -> Batch:
     """The longest texts; of pictures, which are all of one size, the first."""
     split = workload.splits["train"]
-    if isinstance(split, TextSplit):
+    if isinstance(split, TextSplit | Rows):
         return {key: value.to(device) for key, value in split.longest(rows).items()}
     batch: Batch = next(iter(split.batches(rows, seed=None)))
     return batch

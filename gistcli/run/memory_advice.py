@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from gistcli.backbones import Backbone
+from gistcli.data.episodes import Rows
 from gistcli.data.text import TextSplit
 from gistcli.errors import OutOfMemory
 from gistcli.run.memory import Estimator, largest_that_fits, size_of
@@ -48,7 +49,7 @@ def advice(estimator: Estimator) -> str:
     if now.rows > 1:
         size = min(largest_that_fits(estimator), -(-now.rows // 2))
         ways.append((f"train.micro_batch_size={size}", "the result stays the same", {"rows": size}))
-    if now.length is not None and now.length > 64:
+    if now.length is not None and now.length > 64 and not _of_rows(estimator.workload):
         length = now.length // 2
         longer = share_longer(estimator.workload, length)
         ways.append((f"data.max_length={length}", f"{longer:.0%} of the examples are longer",
@@ -72,6 +73,11 @@ def _mostly_float32(backbone: Backbone) -> bool:
 def _needs(estimator: Estimator, asked: dict[str, Any]) -> str:
     found = estimator.estimate(**asked)
     return f"about {size_of(found.footprint.total)}"
+
+
+def _of_rows(workload: Workload | None) -> bool:
+    """Whether lengths are those that the section `hyper` says."""
+    return workload is not None and isinstance(workload.splits.get("train"), Rows)
 
 
 def share_longer(workload: Workload | None, length: int) -> float:

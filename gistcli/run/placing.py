@@ -94,6 +94,7 @@ def _folder(recipe: Recipe) -> Path:
         return Path(recipe.output.dir)
     data = recipe.data.subset or recipe.data.path
     gist = [] if recipe.gist is None else ["gist"]
-    names = (recipe.method["name"], *gist, recipe.model.name, data)
+    hyper = [] if recipe.hyper is None else ["hyper"]
+    names = (recipe.method["name"], *gist, *hyper, recipe.model.name, data)
     stem = "-".join(Path(n.rpartition(":")[2]).stem if ":" in n else Path(n).name for n in names)
     return free_path(Path("runs"), stem)

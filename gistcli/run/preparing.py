@@ -21,6 +21,7 @@ from gistcli.run.memory import (
     say_estimate,
 )
 from gistcli.run.placing import Place
+from gistcli.run.prefix_start import prefix_to_start_from
 from gistcli.run.settings import say_defaults, training_plan
 from gistcli.run.shelf import Shelf
 from gistcli.run.workload import Setting, Split, Workload
@@ -83,7 +84,9 @@ def prepare(recipe: Recipe, place: Place, reporter: Reporter, shelf: Shelf | Non
     say_estimate(estimate, reporter)
     backbone = shelf.backbone(recipe.model, workload.task)
     workload.fit_to(backbone)
-    assembly = assemble(recipe, outputs, fresh=not _goes_on(place), backbone=backbone)
+    fresh = not _goes_on(place)
+    prefix = prefix_to_start_from(recipe, workload, backbone, reporter) if fresh else None
+    assembly = assemble(recipe, outputs, fresh=fresh, backbone=backbone, prefix=prefix)
     with ExitStack() as undo:
         undo.callback(assembly.tuner.detach)  # the backbone may be another run's, too
         setting = _setting(recipe, replace(plan, micro_batch_size=size), device, precision)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from gistcli import registry
 from gistcli.backbones.base import Modality
+from gistcli.backbones.locating import EMBEDDED
 from gistcli.errors import GistError, NotSupported
 from gistcli.methods.base import Recommended
 from gistcli.recipe import OptimSection, Recipe
@@ -33,9 +35,11 @@ RECOMMENDED = ("lr", "head_lr", "weight_decay", "clip_norm")
 def modality_of(recipe: Recipe) -> Modality:
     """What the model reads; vision where that cannot be told, which opening the model will say."""
     name = recipe.model.name
-    if "/" not in name and not Path(name).is_dir():
-        return "vision"  # names without a folder are timm's, or embedded
-    return _read_modality(name) if Path(name).is_dir() else _hub_modality(name)
+    if name in EMBEDDED or Path(name).is_dir():
+        return _read_modality(name)
+    if "/" not in name:
+        return "vision"  # names without a folder are timm's
+    return _hub_modality(name)
 
 
 def _read_modality(name: str) -> Modality:
@@ -121,7 +125,7 @@ def resolved(recipe: Recipe) -> Recipe:
 
 def optim_plan(optim: OptimSection) -> OptimPlan:
     """The optimiser's numbers, of a resolved recipe."""
-    same = ("name", "lr", "head_lr", "weight_decay", "momentum", "schedule", "warmup_ratio")
+    same = {field.name for field in fields(OptimPlan)} - {"clip_norm"}
     values = {key: getattr(optim, key) for key in same}
     return OptimPlan(**values, clip_norm=optim.clip_norm or None)
 

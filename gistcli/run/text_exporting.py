@@ -14,6 +14,7 @@ from gistcli.backbones.text import TextBackbone
 from gistcli.data.text import collate_prompts, open_template, open_tokenizer
 from gistcli.errors import GistError
 from gistcli.reporting import Reporter
+from gistcli.run.assembling import NETWORK_TASKS
 from gistcli.run.loading import Loaded
 from gistcli.run.split_choice import choose_split
 from gistcli.run.texts import open_text
@@ -80,7 +81,8 @@ def reference_of(loaded: Loaded, reporter: Reporter) -> Reference | None:
             return found
 
     found = compute(loaded.backbone.model, logits)
-    return Reference(inputs, at_tokens(found, inputs) if loaded.task == "causal_lm" else found)
+    writes = NETWORK_TASKS.get(loaded.task, loaded.task) == "causal_lm"
+    return Reference(inputs, at_tokens(found, inputs) if writes else found)
 
 
 def _own_batch(loaded: Loaded, reporter: Reporter) -> Mapping[str, Tensor]:

@@ -11,6 +11,7 @@ from gistcli.errors import NotFound
 from gistcli.recipe import Recipe
 from gistcli.reporting import Reporter
 from gistcli.run.assembling import Assembly, say_parameters, site_rows
+from gistcli.run.episodic import Episodic
 from gistcli.run.memory import Estimator, estimate_of_dry_run, planned_setting
 from gistcli.run.settings import say_defaults
 from gistcli.run.texts import TextTask, open_text
@@ -72,6 +73,8 @@ def _open(recipe: Recipe, reporter: Reporter) -> TextTask | None:
 def _encode(workload: TextTask, assembly: Assembly, batch_size: int, reporter: Reporter) -> int:
     """Shows the first examples; batches an epoch."""
     workload.encode(assembly.backbone, ["train"], torch.device("cpu"), reporter)
+    if isinstance(workload, Episodic):
+        return _show_episodes(workload, batch_size, reporter)
     split = workload.splits["train"]
     filled = split.efficiency(batch_size)
     reporter.say(f"{filled:.0%} of the places in a batch hold a token, the rest is padding")
@@ -87,4 +90,27 @@ def _encode(workload: TextTask, assembly: Assembly, batch_size: int, reporter: R
             else (f"{len(sequence)} tokens, {sequence.target}")
         )
         reporter.say(f"{sequence.name} ({what}):\n{text}")
+    return split.batches_per_epoch(batch_size)
+
+
+def _show_episodes(workload: Episodic, batch_size: int, reporter: Reporter) -> int:
+    """Shows what is read and learnt of the first rows; batches an epoch."""
+    split, options = workload.splits["train"], workload.options
+    decode = workload.tokenizer.base.decode
+    for number in range(min(SHOWN, len(split))):
+        episode = split.episode(number, seed=workload.recipe.seed)
+        what = f"{episode.shown} examples" if episode.shown else "no examples"
+        left = f", {episode.left} more did not fit" if episode.left else ""
+        front = {
+            "gists": f"{len(episode.context)} tokens become {options.gists} gists",
+            "full": f"{len(episode.context)} tokens in sight of the queries",
+            "none": "queries alone",
+        }[options.context]
+        lines = [f"{episode.task} ({what}{left}; {front}):"]
+        if options.context != "none":
+            lines.append(decode(episode.context.tolist()))
+        for query in episode.queries[:SHOWN]:
+            answer = decode(query.answer.tolist())
+            lines.append(f"{decode(query.prompt.tolist())}{MARKS[0]}{answer}{MARKS[1]}")
+        reporter.say("\n".join(lines))
     return split.batches_per_epoch(batch_size)

@@ -32,12 +32,15 @@ from gistcli.data.text import (
 from gistcli.errors import RecipeError, Refused
 from gistcli.evaluate.language.perplexity import perplexity
 from gistcli.methods.base import Method, Tuner
+from gistcli.methods.prefix import PrefixTuning
+from gistcli.methods.prompt import Prompt
 from gistcli.objectives import Objective
 from gistcli.objectives.chunked import choose_chunk
 from gistcli.recipe import DataSection, Recipe
 from gistcli.reporting import Reporter
 from gistcli.run.answering import Answering
 from gistcli.run.classification import Classification
+from gistcli.run.episode_options import episodic_task
 from gistcli.run.regression import Regression
 from gistcli.run.shelf import Shelf
 from gistcli.run.workload import Setting, Workload
@@ -127,6 +130,15 @@ class TextTask(Workload):
         return {"classes": self.classes, "preprocessing": {}}
 
     @staticmethod
+    def exports(run: str, method: Method, refusal: str | None) -> list[list[str]]:
+        """Merge; what stands in front of a text goes into a folder for PEFT."""
+        if refusal is None:
+            return [["gist", "merge", run, "-o", f"{run}-merged"]]
+        if isinstance(method, PrefixTuning | Prompt):
+            return [["gist", "merge", run, "-o", f"{run}-peft", "--format", "peft"]]
+        return []
+
+    @staticmethod
     def commands(run: str, method: Method) -> list[list[str]]:
         """Predict."""
         return [["gist", "predict", run, "INPUTS.jsonl", "-o", "predictions.jsonl"]]
@@ -140,22 +152,10 @@ class TextRegression(TextTask, Regression):
     """Texts, or pairs of them, with one value each."""
 
 
-class CausalText(Answering, TextTask):
-    """Chats, completions and documents, of which a language model learns the next token."""
+class NextToken(TextTask):
+    """A language model learns the next token, wherever one is supervised."""
 
-    task: ClassVar[str] = "causal_lm"
     metric: ClassVar[str] = "loss"
-
-    def read(
-        self, tuner: Tuner, splits: Sequence[str], device: torch.device, reporter: Reporter
-    ) -> None:
-        """Examples as tokens, and what is answered at the end."""
-        super().read(tuner, splits, device, reporter)
-        self.ask(tuner, splits, reporter)
-
-    def encode_prompts(self, examples: Sequence[Example], max_length: int) -> list[list[int]]:
-        """As in training, whole."""
-        return encode_prompts(examples, self.tokenizer, self.template, max_length)
 
     def objective(self, tuner: Tuner, setting: Setting) -> Objective:
         """Cross-entropy of the next token, in pieces where all logits would not fit."""
@@ -163,10 +163,15 @@ class CausalText(Answering, TextTask):
         vocabulary = len(tuner.backbone.model.get_output_embeddings().weight)  # type: ignore[operator]
         available = room_for_logits(free_memory(setting.device), setting.reserved, vocabulary)
         chunk = choose_chunk(rows * self.longest, vocabulary, available)
-        kind = registry.resolve("objectives", self.task)
+        kind = registry.resolve("objectives", self.objective_name)
         smoothing = self.recipe.optim.label_smoothing
         made: Objective = kind(tuner, label_smoothing=smoothing, chunk_tokens=chunk)
         return made
+
+    @property
+    def objective_name(self) -> str:
+        """In the registry."""
+        return self.task
 
     @property
     def longest(self) -> int:
@@ -178,6 +183,23 @@ class CausalText(Answering, TextTask):
     ) -> dict[str, Any]:
         """Loss a token, and perplexity."""
         return self.over(perplexity, tuner, split, setting, reporter)
+
+
+class CausalText(NextToken, Answering):
+    """Chats, completions and documents."""
+
+    task: ClassVar[str] = "causal_lm"
+
+    def read(
+        self, tuner: Tuner, splits: Sequence[str], device: torch.device, reporter: Reporter
+    ) -> None:
+        """Examples as tokens, and what is answered at the end."""
+        super().read(tuner, splits, device, reporter)
+        self.ask(tuner, splits, reporter)
+
+    def encode_prompts(self, examples: Sequence[Example], max_length: int) -> list[list[int]]:
+        """As in training, whole."""
+        return encode_prompts(examples, self.tokenizer, self.template, max_length)
 
 
 def text_options(data: DataSection) -> TextOptions:
@@ -214,6 +236,10 @@ def open_text(
         Refused: an encoder for anything but classes or values.
         GistError: data that cannot be used.
     """
+    if episodic_task(recipe) is not None:
+        from gistcli.run.episodic import open_episodic  # stands on the classes above
+
+        return open_episodic(recipe, pinned, model=model, whole=whole)
     source = locate(model or recipe.model.name, need_weights=False)
     assert source.folder is not None
     tokenizer, options = open_tokenizer(source.folder), text_options(recipe.data)

@@ -13,6 +13,7 @@ import torch
 from gistcli.artifacts.rundir import RunDirectory
 from gistcli.backbones import Backbone
 from gistcli.data import Catalog, ImageSplit
+from gistcli.data.episodes import Rows
 from gistcli.data.text import TextSplit
 from gistcli.errors import RecipeError, did_you_mean
 from gistcli.evaluate.classify import scalars
@@ -24,7 +25,7 @@ from gistcli.reporting import Reporter
 from gistcli.run.shelf import Shelf
 from gistcli.train.plan import Plan
 
-Split = ImageSplit | FeatureSplit | TextSplit
+Split = ImageSplit | FeatureSplit | TextSplit | Rows
 T = TypeVar("T")
 
 
@@ -217,6 +218,18 @@ class Workload(abc.ABC):
     @abc.abstractmethod
     def describe(self) -> dict[str, Any]:
         """Its part of tuner.json."""
+
+    @staticmethod
+    def exports(run: str, method: Method, refusal: str | None) -> list[list[str]]:
+        """Commands that take the result away: plain weights, or else what there is.
+
+        Args:
+            run: its directory.
+            method: of the run.
+            refusal: why it cannot become plain weights; None where it can.
+        """
+        further = [f"{run}-merged"] if refusal is None else [f"{run}-onnx", "--format", "onnx"]
+        return [["gist", "merge", run, "-o", *further]]
 
     @staticmethod
     @abc.abstractmethod

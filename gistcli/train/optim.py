@@ -40,7 +40,7 @@ def build_optimiser(trainable: Mapping[str, Trained], plan: OptimPlan) -> Optimi
         for (group, decay), names in sorted(groups.items())
     ]
     if plan.name == "adamw":
-        return AdamW(params, lr=plan.lr, betas=(0.9, 0.999), eps=1e-8, fused=True)
+        return AdamW(params, lr=plan.lr, betas=(0.9, plan.beta2), eps=1e-8, fused=True)
     if plan.name == "sgd":
         return SGD(params, lr=plan.lr, momentum=plan.momentum, fused=True)
     raise UnknownName(f"{plan.name!r} is no optimiser.", did_you_mean(plan.name, OPTIMISERS))

@@ -20,6 +20,7 @@ class OptimPlan:
         head_lr: peak rate of the head's parameters.
         weight_decay: of the parameters that the tuner marks for decay.
         momentum: of sgd.
+        beta2: of adamw.
         schedule: cosine, linear or constant.
         warmup_ratio: share of all steps.
         clip_norm: largest norm of all gradients together; None leaves them alone.
@@ -30,6 +31,7 @@ class OptimPlan:
     head_lr: float = 3e-3
     weight_decay: float = 0.0
     momentum: float = 0.9
+    beta2: float = 0.999
     schedule: str = "cosine"
     warmup_ratio: float = 0.1
     clip_norm: float | None = None

@@ -142,9 +142,9 @@ def test_what_is_in_the_hub_cache_needs_no_network(
     assert open_backbone("someone/some-vit").depth == 2
 
 
-def test_supported_models_are_timm_names_and_the_embedded_one() -> None:
+def test_supported_models_are_timm_names_and_the_embedded_ones() -> None:
     names = supported_models()
-    assert names[0] == "gist_vit_nano"
+    assert names[:2] == ["gist_vit_nano", "gist_llama_nano"]
     assert "vit_base_patch16_224" in names
     assert "swin_tiny_patch4_window7_224" in names
     assert "resnet50" not in names

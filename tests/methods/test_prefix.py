@@ -117,6 +117,8 @@ def test_options_that_do_nothing_together_are_refused() -> None:
         PrefixTuning(reparameterise=True, init="words")
     with pytest.raises(ValidationError, match="hidden acts with reparameterise only"):
         PrefixTuning(hidden=8)
-    with pytest.raises(ValidationError, match=r"random, words or a FILE\.safetensors, found wrods"):
+    with pytest.raises(
+        ValidationError, match=r"random, words, a FILE\.safetensors or run:DIR, found wrods"
+    ):
         PrefixTuning.model_validate({"init": "wrods"})
     assert PrefixTuning.model_validate({"init": "a/p.safetensors"}).init == Path("a/p.safetensors")

@@ -60,6 +60,16 @@ def test_the_first_adamw_step_is_the_sign_of_the_gradient_times_the_rate_plus_de
     torch.testing.assert_close(trained["phi"].parameter.detach(), expected)
 
 
+def test_beta2_says_how_long_adamw_remembers_squared_gradients() -> None:
+    trained = trainable()
+    optimiser = build_optimiser(trained, OptimPlan(beta2=0.9))
+    for t in trained.values():
+        t.parameter.grad = torch.full_like(t.parameter, 2.0)
+    optimiser.step()
+    state = optimiser_state(optimiser)
+    torch.testing.assert_close(state["exp_avg_sq:phi"], torch.full((4, 2), 0.1 * 4))
+
+
 def test_sgd_gathers_momentum() -> None:
     trained = {"phi": trainable()["phi"]}
     before = trained["phi"].parameter.detach().clone()

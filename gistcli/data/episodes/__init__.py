@@ -9,10 +9,17 @@ from gistcli.data.episodes.catalog import open_tasks, tasks_of
 from gistcli.data.episodes.drawing import Drawn
 from gistcli.data.episodes.encoding import EpisodeEncoder
 from gistcli.data.episodes.family import class_to_label, passages
-from gistcli.data.episodes.held_out import Candidates, candidates, demonstrate, held_out
+from gistcli.data.episodes.held_out import (
+    MOST_QUERIES,
+    Candidates,
+    candidates,
+    demonstrate,
+    held_out,
+)
 from gistcli.data.episodes.layout import CONTEXT, GIST, PADDING, QUERY, Episode, Query, lay_out
 from gistcli.data.episodes.options import EpisodeOptions
 from gistcli.data.episodes.reading import read_tasks
+from gistcli.data.episodes.rows import Rows, longest_rows
 from gistcli.data.episodes.segments import SegmentSplit
 from gistcli.data.episodes.split import EpisodeSplit, Fit
 from gistcli.data.episodes.tasks import Item, Task
@@ -20,6 +27,7 @@ from gistcli.data.episodes.tasks import Item, Task
 __all__ = [
     "CONTEXT",
     "GIST",
+    "MOST_QUERIES",
     "PADDING",
     "QUERY",
     "Candidates",
@@ -31,6 +39,7 @@ __all__ = [
     "Fit",
     "Item",
     "Query",
+    "Rows",
     "SegmentSplit",
     "Task",
     "candidates",
@@ -38,6 +47,7 @@ __all__ = [
     "demonstrate",
     "held_out",
     "lay_out",
+    "longest_rows",
     "open_tasks",
     "passages",
     "read_tasks",

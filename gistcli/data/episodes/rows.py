@@ -13,6 +13,7 @@ from gistcli.data.augment import batch_indices
 from gistcli.data.episodes.drawing import Draws
 from gistcli.data.episodes.layout import Batch, Episode, Query, lay_out
 from gistcli.data.episodes.options import EpisodeOptions
+from gistcli.reporting import SILENT, Reporter
 
 FIXED_SEED = 1234
 """Of what is drawn where no seed is given, in evaluation."""
@@ -44,6 +45,10 @@ class Rows(ABC):
     @abstractmethod
     def make(self, index: int, draws: Draws) -> Episode:
         """The row of that number, which depends on its draws alone."""
+
+    @abstractmethod
+    def tell(self, name: str, reporter: Reporter = SILENT) -> None:
+        """What there is, and what was left out."""
 
     def episode(self, index: int, *, seed: int | None, epoch: int = 0) -> Episode:
         """One row of an epoch, whatever the batch it is in."""
@@ -87,9 +92,13 @@ class Rows(ABC):
             yield {key: value.to(self._device) for key, value in batch.items()}
 
     def longest(self, rows: int) -> Batch:
-        """A batch of so many rows, on the CPU, as long as the budgets allow: none takes more."""
-        options = self.options
-        half = options.query_tokens // 2
-        query = Query(np.full(half, self.pad_id), np.full(options.query_tokens - half, self.pad_id))
-        context = np.full(options.example_tokens - options.gists, self.pad_id)
-        return lay_out([Episode(context, (query,) * options.queries)] * rows, options, self.pad_id)
+        """A batch of so many rows, on the CPU: none takes more."""
+        return longest_rows(self.options, rows, self.pad_id)
+
+
+def longest_rows(options: EpisodeOptions, rows: int, pad_id: int = 0) -> Batch:
+    """A batch of so many rows, on the CPU, as long as the budgets allow."""
+    half = options.query_tokens // 2
+    query = Query(np.full(half, pad_id), np.full(options.query_tokens - half, pad_id))
+    context = np.full(options.example_tokens - options.gists, pad_id)
+    return lay_out([Episode(context, (query,) * options.queries)] * rows, options, pad_id)
