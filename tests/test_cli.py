@@ -16,10 +16,12 @@ from gistcli.cli import invoke
 
 COMMANDS = (
     "finetune",
+    "hyperpretrain",
     "sweep",
     "compare",
     "eval",
     "predict",
+    "compress",
     "merge",
     "visualize",
     "list",

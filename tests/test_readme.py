@@ -64,7 +64,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     longer = {**config, "max_position_embeddings": 2048}  # RoPE has no weights for them
     (place / "SmolLM2-135M" / "config.json").write_text(json.dumps(longer))
     completions(place / "questions.jsonl")
-    write_tasks(place / "tasks")
+    write_tasks(place / "tasks", free=False)
     write_rows(place / "examples.jsonl", labelled_rows("examples"))
     write_rows(place / "more.jsonl", labelled_rows("more"))
     (place / "recipes").symlink_to(ROOT / "recipes")

@@ -146,7 +146,7 @@ class Episodic(NextToken):
     def commands(run: str, method: Method) -> list[list[str]]:
         """Compress examples, where that is what was learnt."""
         if isinstance(method, WithHyper) and method.hyper.compresses:
-            return [["gist", "compress", run, "EXAMPLES.jsonl", "-o", "task.safetensors"]]
+            return [["gist", "compress", run, "EXAMPLES.jsonl", "-o", f"{run}-prefix"]]
         return NextToken.commands(run, method)
 
 

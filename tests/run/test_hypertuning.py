@@ -42,6 +42,8 @@ def test_held_out_tasks_are_ranked_or_written_beside_controls(place: Path, tmp_p
     assert "val/accuracy_wrong_task" not in metrics  # a single task has no other
     assert result["counts"]["test/accuracy"] == 2
     assert result["counts"]["test/rouge_l"] == 1
+    assert "test/accuracy" in result["intervals"]
+    assert "test/rouge_l" not in result["intervals"]  # a single task
     test = {task["task"]: task for task in result["tasks"] if task["split"] == "test"}
     assert test["test0"]["metric"] == "accuracy"
     assert test["copy"]["metric"] == "rouge_l"

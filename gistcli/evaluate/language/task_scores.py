@@ -34,9 +34,13 @@ class TaskScores:
         return {name: float(np.mean(values)) for name, values in self._values().items()}
 
     def intervals(self) -> dict[str, list[float]]:
-        """95 % of each of these, over the tasks (bootstrap): what other tasks would have given."""
+        """95 % of each of these, over the tasks (bootstrap): what other tasks would have given.
+
+        A single task says nothing about others.
+        """
         found = {}
-        for name, values in self._values().items():
+        several = {name: values for name, values in self._values().items() if len(values) > 1}
+        for name, values in several.items():
             rng = np.random.default_rng(ENTROPY)
             found[name] = list(percentile_interval(resampled_means(np.array(values), rng)))
         return found
