@@ -31,6 +31,23 @@ def private_cache(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
+DRAWING = {
+    "gistcli.run.finetuning": "write_curves",
+    "gistcli.run.classification": "write_classification_plots",
+}
+
+
+@pytest.fixture(autouse=True)
+def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are the same for all methods, and half of the time of a short run.
+
+    Drawn are runs of fixtures that live longer than a test, and of processes of their own.
+    """
+    for module, name in DRAWING.items():
+        if module in sys.modules:
+            monkeypatch.setattr(sys.modules[module], name, lambda *arguments: None)
+
+
 @pytest.fixture(autouse=True)
 def no_recompilations_of_others() -> None:
     """Whole-graph compilation fails behind eight others of the same code, whoever made them."""

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -73,9 +74,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(place: Path) -> Path:
-    """What the commands of the text leave: trained, evaluated and merged."""
-    done = shell(block("bash", "gist finetune"), place)
+    """What the commands of the text leave: trained in a shell, then evaluated and merged."""
+    first, *others = block("bash", "gist finetune").splitlines()
+    done = shell(first, place)
     assert done.returncode == 0, done.stderr
+    with contextlib.chdir(place):
+        for line in others:
+            program, *arguments = shlex.split(line)
+            assert program == "gist"
+            assert invoke(arguments) == 0
     return place / "runs" / "scale"
 
 
@@ -145,7 +152,7 @@ def test_a_run_whose_file_is_gone_says_which(run: Path) -> None:
 @pytest.mark.slow
 def test_the_example_passes_the_contract_from_any_folder(place: Path) -> None:
     command = block("bash", "gistcli.testing").strip()
-    done = shell(f"{command} -q -n 2 -W error --strict-markers -p no:cacheprovider", place)
+    done = shell(f"{command} -q -n 1 -W error --strict-markers -p no:cacheprovider", place)
     assert done.returncode == 0, done.stdout + done.stderr
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed is not None
@@ -191,14 +198,22 @@ def test_the_contract_refuses_an_unknown_method_with_one_line(tmp_path: Path) ->
     assert "Traceback" not in done.stderr + done.stdout
 
 
+LIST_AND_RUN = """
+import contextlib, sys
+from gistcli.cli import invoke
+with open("list.json", "w") as file, contextlib.redirect_stdout(file):
+    assert invoke(["list", "methods", "--json"]) == 0
+sys.exit(invoke(sys.argv[1:]))
+"""
+"""Two commands, and the imports of one."""
+
+
 @pytest.mark.slow
 def test_an_installed_package_adds_its_method_and_is_recorded(
     package: Path, tmp_path: Path
 ) -> None:
-    train = f"gist finetune --method scale {' '.join(TRY)} -o named"
-    done = shell(
-        f"gist list methods --json > list.json; {train}", tmp_path, PYTHONPATH=str(package)
-    )
+    script = shlex.join(["python", "-c", LIST_AND_RUN, "finetune", "--method", "scale", *TRY])
+    done = shell(f"{script} -o named", tmp_path, PYTHONPATH=str(package))
     assert done.returncode == 0, done.stderr
     listed = {m["name"]: m for m in json.loads((tmp_path / "list.json").read_text())}
     assert listed.keys() == {*registry.TABLES["methods"], "scale"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -37,13 +38,7 @@ class Digits:
 
     def find(self) -> Found:
         """All digits as PNG in memory."""
-        from sklearn.datasets import load_digits
-
-        bunch = load_digits()
-        records = [
-            Record(f"digit-{i:04d}", str(label), _png(image))
-            for i, (image, label) in enumerate(zip(bunch.images, bunch.target, strict=True))
-        ]
+        records = _records()
         classes = ranked(records, seed=0)
         place: dict[str, str] = {}
         for split, size in _SIZES.items():
@@ -54,6 +49,18 @@ class Digits:
         for record in records:
             splits[place.get(record.name, "train")].append(record)
         return Found(splits)
+
+
+@cache
+def _records() -> tuple[Record, ...]:
+    """All of them; a sweep opens them for every run."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return tuple(
+        Record(f"digit-{i:04d}", str(label), _png(image))
+        for i, (image, label) in enumerate(zip(bunch.images, bunch.target, strict=True))
+    )
 
 
 def _shares(size: int, counts: dict[str, int]) -> dict[str, int]:

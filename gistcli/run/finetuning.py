@@ -63,7 +63,8 @@ def finetune(
         reporter.say(f"{place.run.path} holds this run, complete.")
         method, run = recipe.build_method(), str(place.run.path)
         refusal = place.done.get("merge", method.capabilities().merge)
-        return {**place.done, "run": run, **_pointers(place, kind_of(recipe), method, refusal)}
+        pointers = _pointers(place, kind_of(recipe), method, refusal, place.done)
+        return {**place.done, "run": run, **pointers}
     job = prepare(recipe, place, reporter, shelf)
     try:
         _begin(job)
@@ -172,7 +173,7 @@ def _conclude(job: Job, fitted: FitResult, reporter: Reporter) -> dict[str, Any]
         "extras": _extras(fitted, workload.figure),
     }
     run.write_result(result)
-    pointers = _pointers(job.place, type(workload), job.assembly.method, refusal)
+    pointers = _pointers(job.place, type(workload), job.assembly.method, refusal, result)
     return {"run": str(run.path), **result, **pointers}
 
 
@@ -224,7 +225,11 @@ def _tuner_info(job: Job) -> TunerInfo:
 
 
 def _pointers(
-    place: Place, kind: type[Workload], method: Method, refusal: str | None
+    place: Place,
+    kind: type[Workload],
+    method: Method,
+    refusal: str | None,
+    result: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Where things are, and the commands that a user is likely to want next.
 
@@ -233,8 +238,10 @@ def _pointers(
         kind: of its task.
         method: that it trained.
         refusal: why it cannot become plain weights; None where it can.
+        result: of the run; without a figure there is no split to evaluate on.
     """
     run = str(place.run.path)
     further = [*kind.exports(run, method, refusal), *kind.commands(run, method)]
-    commands = [["gist", "eval", run], *further]
+    evaluate = [["gist", "eval", run]] if result.get("metrics") else []
+    commands = [*evaluate, *further]
     return {"files": place.run.files(), "next": [shlex.join(c) for c in commands]}

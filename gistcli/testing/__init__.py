@@ -6,7 +6,8 @@
 
 The suite is generated: a method is tested by being registered, in its default options on every kind
 of backbone (`kinds.py`; networks over text are classifiers there, and language modelling is tested
-with its objective), and with every other value of its flags and choices on a plain ViT. Pairs
+with its objective), and with every other value of its flags and choices on a plain ViT. For our own
+methods, what depends less on the pair is tested on fewer of them (`cases.NEEDS`). Pairs
 that cannot work are refused by `attach`, before anything is trained; for our own methods
 `refusals.py` holds the list of them, so that it can only shrink.
 

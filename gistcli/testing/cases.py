@@ -73,7 +73,8 @@ class Case:
     def attach(self, *, seed: int = 2, **options: Any) -> Tuner:
         """A tuner on a new backbone, both in evaluation mode."""
         backbone = self.kind.backbone()
-        torch.manual_seed(seed)
+        # `torch.manual_seed` keeps a stack trace for every kind of device that is not there
+        torch.default_generator.manual_seed(seed)
         return self.method(**options).attach(backbone).eval()
 
 
@@ -114,6 +115,11 @@ TRACED = ("EVA02", "BEiT", "Swin", "Hiera", "Hugging Face ViT")
 """Kinds that between them have all code that is traced, beside the plain one and text."""
 
 
+BESIDE_SITES = ("adapter", "ssf", "toast")
+"""Methods that act elsewhere than on inputs and outputs of sites and on inserted tokens, with which
+the tests of each family of images trace every one of its kinds."""
+
+
 def _compiles(case: Case) -> bool:
     """Whether tracing is worth its second: what matters is code and seam, not method and option."""
     name, gist = case.configuration.name, case.configuration.gist
@@ -124,7 +130,7 @@ def _compiles(case: Case) -> bool:
         return name in ("adapter", "lora", "prefix") and not case.kind.few
     if case.kind.name == PLAIN:
         return case.configuration.option is None and (not gist or name == GIST_EVERYWHERE)
-    return name in SEAMS and not gist and case.kind.name in TRACED
+    return name in BESIDE_SITES and not gist and case.kind.name in TRACED
 
 
 def _seams(case: Case) -> bool:
@@ -132,6 +138,13 @@ def _seams(case: Case) -> bool:
     name = case.configuration.name
     ours = name in registry.TABLES["methods"]
     return not ours or case.kind.name == home(name) or name in SEAMS
+
+
+def _families(case: Case) -> bool:
+    """Of those of `_seams`, all on the plain kind, and the others on the first of each family."""
+    plain = case.kind.name == home(case.configuration.name)
+    first = next(k.name for k in KINDS.values() if k.family == case.kind.family)
+    return plain or (_seams(case) and case.kind.name == first)
 
 
 NEEDS: dict[str, Callable[[Case], bool]] = {
@@ -144,11 +157,13 @@ NEEDS: dict[str, Callable[[Case], bool]] = {
     "no merge": lambda case: not facts(case).merges,
     "compiling": _compiles,
     "seam": _seams,
+    "family": _families,
     "plain": lambda case: case.kind.name == home(case.configuration.name),
     "low rank": lambda case: case.method().capabilities().low_rank,
 }
 """What `@pytest.mark.needs(NAME)` asks of a case; the others are not generated. `plain` is for what
-depends on the method alone, `seam` for what depends on how a method acts and not on which it is."""
+depends on the method alone; `seam` for what depends on the kind of backbone, and of the method only
+on how it acts; `family` for what a seam does in the code of a family, whatever the kind."""
 
 
 def configurations(name: str) -> Iterator[Configuration]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             given = item.callspec.params if hasattr(item, "callspec") else {}
             for key, value in given.items():
                 item.user_properties.append((REFUSED if key == "refused" else CASE, str(value)))
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of cases and three large packages stay: looking for garbage passes over them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

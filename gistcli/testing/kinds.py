@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from gistcli import registry
 from gistcli.backbones import Backbone
 from gistcli.backbones.base import Origin
+from gistcli.testing.copies import Original
 
 CLASSES, ROWS = 5, 6
 VOCABULARY, LENGTH = 31, 8
@@ -82,8 +82,11 @@ class Kind:
         return modality == "text"
 
     def network(self, **more: Any) -> nn.Module:
-        """A new network; `more` are arguments of the architecture, as `Merged.model_args`."""
-        return self.build(self.architecture, {**dict(self.args), **more})
+        """A new network; `more` are arguments of the architecture, as `Merged.model_args`.
+
+        Of one kind and arguments, its random weights are the same every time.
+        """
+        return _stock(self, torch.get_default_device(), tuple(more.items())).copy()
 
     def backbone(self, *, meta: bool = False) -> Backbone:
         """A new backbone in evaluation mode, with the same weights every time."""
@@ -93,13 +96,19 @@ class Kind:
             with torch.device("meta"):
                 backbone: Backbone = family(self.network(), origin)
         else:
-            backbone = family(copy.deepcopy(_weighted(self)), origin)
+            backbone = family(_weighted(self).copy(), origin)
         backbone.reset_head(CLASSES)
         return backbone.eval()
 
 
 @cache
-def _weighted(kind: Kind) -> nn.Module:
+def _stock(kind: Kind, device: torch.device, more: tuple[tuple[str, Any], ...]) -> Original:
+    """The network of a kind as its library makes it on the default device."""
+    return Original(kind.build(kind.architecture, {**dict(kind.args), **dict(more)}))
+
+
+@cache
+def _weighted(kind: Kind) -> Original:
     """The network of a kind with weights far from any initialisation."""
     generator = torch.Generator().manual_seed(0)
     network = kind.network()
@@ -109,7 +118,7 @@ def _weighted(kind: Kind) -> nn.Module:
             # a norm around 0 would leave activations too small to show an effect
             if ("norm" in name.lower() or ".ln_" in name) and name.endswith("weight"):
                 parameter.add_(1)
-    return network
+    return Original(network)
 
 
 def _timm(architecture: str, args: dict[str, Any]) -> nn.Module:

@@ -80,7 +80,7 @@ def test_training_changes_the_output_and_detaching_takes_it_back(
     assert all(torch.equal(now[n], t) for n, t in weights.items())
 
 
-@pytest.mark.needs("seam")
+@pytest.mark.needs("family")
 def test_switched_off_inside_switched_off_stays_off(tuner: Tuner, batch: Batch) -> None:
     disturb(tuner)
     tuned = logits(tuner, batch)
@@ -92,7 +92,7 @@ def test_switched_off_inside_switched_off_stays_off(tuner: Tuner, batch: Batch) 
     assert not torch.allclose(tuned, base, atol=1e-3)
 
 
-@pytest.mark.needs("seam")
+@pytest.mark.needs("family")
 def test_two_tuners_on_one_backbone_switch_off_independently(case: Case, batch: Batch) -> None:
     backbone = case.kind.backbone()
     first = case.method().attach(backbone).eval()
@@ -142,6 +142,7 @@ def test_every_site_acts(tuner: Tuner, batch: Batch) -> None:
     assert {site.name for site in tuner.sites} <= tuner.fired()
 
 
+@pytest.mark.needs("seam")
 @pytest.mark.needs("gate")
 def test_a_closed_gate_leaves_every_token_as_it_was(tuner: Tuner, batch: Batch) -> None:
     disturb(tuner)
@@ -163,7 +164,7 @@ def test_a_closed_gate_leaves_every_token_as_it_was(tuner: Tuner, batch: Batch) 
         assert not torch.allclose(opened, base, atol=1e-3)
 
 
-@pytest.mark.needs("seam")
+@pytest.mark.needs("family")
 def test_one_image_gets_the_logits_that_it_gets_among_others(tuner: Tuner, batch: Batch) -> None:
     disturb(tuner)
     together = logits(tuner, batch)
@@ -172,7 +173,7 @@ def test_one_image_gets_the_logits_that_it_gets_among_others(tuner: Tuner, batch
     assert not torch.allclose(alone, together[1:2], atol=1e-3)
 
 
-@pytest.mark.needs("seam")
+@pytest.mark.needs("family")
 def test_what_is_put_back_has_followed_the_network_to_its_device(tuner: Tuner) -> None:
     network = tuner.backbone.model.to("meta")  # the only other device that every machine has
     tuner.to("meta")

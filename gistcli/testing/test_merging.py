@@ -82,6 +82,7 @@ def test_the_merged_file_has_the_tensors_of_the_base(
             assert written.keys() == stored_tensors(tuner.backbone).keys()
 
 
+@pytest.mark.needs("seam")
 @pytest.mark.needs("merge")
 def test_at_scale_0_the_merge_is_the_base(
     case: Case, tuner: Tuner, batch: Batch, tmp_path: Path
@@ -100,6 +101,7 @@ def test_at_scale_0_the_merge_is_the_base(
         assert all(torch.equal(written[n], t) for n, t in base.items() if n not in new)
 
 
+@pytest.mark.needs("plain")
 @pytest.mark.needs("merge")
 def test_a_broken_state_is_not_merged(tuner: Tuner, tmp_path: Path) -> None:
     broken = {n: torch.full_like(t, float("nan")) for n, t in tuner.state().items()}
@@ -122,6 +124,7 @@ def test_an_exact_low_rank_update_is_the_patch(tuner: Tuner) -> None:
         assert not torch.allclose(tuned, weight, atol=1e-3)
 
 
+@pytest.mark.needs("family")
 def test_clusters_are_there_where_they_are_promised(tuner: Tuner) -> None:
     if tuner.method.capabilities().clusters:
         with torch.no_grad(), tuner.step():

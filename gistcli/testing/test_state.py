@@ -50,6 +50,7 @@ def test_a_state_without_storage_is_refused(tuner: Tuner) -> None:
         tuner.load_state(state)
 
 
+@pytest.mark.needs("seam")
 def test_counts_need_no_weights(case: Case, tuner: Tuner) -> None:
     meta = case.method().attach(case.kind.backbone(meta=True)).trainable()
     real = tuner.trainable()

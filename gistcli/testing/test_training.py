@@ -27,7 +27,7 @@ def test_only_what_is_declared_trains_and_all_of_it(tuner: Tuner, batch: Batch) 
         assert moved != (name in tuner.idle()), name
 
 
-@pytest.mark.needs("seam")
+@pytest.mark.needs("family")
 def test_trained_parameters_are_float32_and_each_stands_once(case: Case) -> None:
     backbone = case.kind.backbone().to(torch.bfloat16)
     trained = case.method().attach(backbone).trainable()
@@ -38,6 +38,7 @@ def test_trained_parameters_are_float32_and_each_stands_once(case: Case) -> None
     assert {t.group for t in trained.values()} <= {"method", "gist", "head"}
 
 
+@pytest.mark.needs("seam")
 def test_a_bfloat16_backbone_carries_it(case: Case, batch: Batch) -> None:
     backbone = case.kind.backbone().to(torch.bfloat16)
     tuner = case.method().attach(backbone).eval()
@@ -48,6 +49,7 @@ def test_a_bfloat16_backbone_carries_it(case: Case, batch: Batch) -> None:
     assert {t.parameter.dtype for t in tuner.trainable().values()} == {torch.float32}
 
 
+@pytest.mark.needs("seam")
 @pytest.mark.needs("layers")
 def test_nothing_below_the_lowest_trained_layer_is_kept_for_the_backward_pass(
     case: Case, batch: Batch
@@ -72,6 +74,7 @@ def _asks_for_gradients(tuner: Tuner, batch: Batch) -> bool:
     return any(found)
 
 
+@pytest.mark.needs("seam")
 @pytest.mark.needs("layers")
 def test_layers_are_chosen_one_by_one(case: Case) -> None:
     one, every = case.attach(layers=(0,)), case.attach()
@@ -86,7 +89,7 @@ def test_layers_are_chosen_one_by_one(case: Case) -> None:
     assert other.state().keys() == one.state().keys()
 
 
-@pytest.mark.needs("seam")
+@pytest.mark.needs("family")
 def test_micro_batches_of_a_step_add_up_to_the_batch(tuner: Tuner, batch: Batch) -> None:
     disturb(tuner)
     whole, pieces = gradients(tuner, batch), gradients(tuner, batch, pieces=3)
@@ -96,6 +99,7 @@ def test_micro_batches_of_a_step_add_up_to_the_batch(tuner: Tuner, batch: Batch)
         assert torch.allclose(pieces[name], gradient, atol=1e-4 * scale), name
 
 
+@pytest.mark.needs("seam")
 def test_gradient_checkpointing_gives_the_same_gradients(tuner: Tuner, batch: Batch) -> None:
     disturb(tuner)
     plain = gradients(tuner, batch)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from gistcli.artifacts.ledger import Ledger, PlannedRun, find_ledger
 from gistcli.errors import Diverged, NotFound, Refused, WeightsError
+from tests.forked import Forked
 
 FINAL = PlannedRun("cats.gift.s0", "r.yaml", "cats", "gift", 0)
 CANDIDATES = [
@@ -111,11 +110,10 @@ with ledger.claim(runs[sys.argv[2]]) as first, ledger.claim(runs[sys.argv[3]]) a
 
 
 def test_a_claim_holds_against_other_processes_and_ends_with_its_block(ledger: Ledger) -> None:
-    command = [sys.executable, "-c", CLAIM, str(ledger.path), FINAL.id, CANDIDATES[0].id]
-
     def ask() -> list[bool]:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        answer: list[bool] = json.loads(done.stdout)
+        told, talk = Forked(CLAIM, [ledger.path, FINAL.id, CANDIDATES[0].id]).communicate()
+        assert told, talk
+        answer: list[bool] = json.loads(told)
         return answer
 
     with ledger.claim(FINAL) as mine:

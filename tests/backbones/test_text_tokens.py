@@ -24,6 +24,7 @@ from tests.backbones.text_kinds import (
     build,
     network,
 )
+from tests.writing import written
 
 TASK = "classification"
 CLASSIFIERS = [name for name in DECODERS if name not in ("Granite", "Cohere")]
@@ -85,12 +86,7 @@ def test_prompts_act_as_pefts_do_in_one_pass_and_while_text_is_generated(name: s
 
     together = backbone.hf.generate(**collate_prompts(PROMPTS, PAD), **GREEDY)
     for row, prompt in enumerate(PROMPTS):
-        ids = torch.tensor([prompt])
-        config = GenerationConfig(**GREEDY)
-        mask = torch.ones_like(ids)
-        theirs = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-        new = theirs[0, len(prompt) :].tolist()  # shorter where the end of text is written
-        assert together[row, 6 : 6 + len(new)].tolist() == new
+        assert together[row, 6:].tolist() == written(model, prompt, 8)
 
 
 @torch.no_grad()

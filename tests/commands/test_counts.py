@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from gistcli.cli import invoke
+from gistcli.run import planning
 
 DIM_48, DIM_192 = ("--set", "method.dim=48"), ("--set", "method.dim=192")
 BIASED = ("--set", "method.projection_bias=true")
@@ -60,6 +61,12 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
+@pytest.fixture
+def without_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tracing a step for its memory is most of a dry run; tests/run/test_memory.py tests it."""
+    monkeypatch.setattr(planning, "estimate_of_dry_run", lambda *arguments: {})
+
+
 def dry_run(*flags: str) -> tuple[dict[str, Any], str]:
     """The JSON value and the talk of a dry run on ViT-B/16, whose weights are nowhere."""
     line = ["finetune", "--model", "vit_base_patch16_224", "--data", "digits", *flags]
@@ -71,6 +78,7 @@ def dry_run(*flags: str) -> tuple[dict[str, Any], str]:
     return found, err.getvalue()
 
 
+@pytest.mark.usefixtures("without_estimate")
 @pytest.mark.parametrize(
     ("method", "flags", "count"), COUNTS, ids=[f"{m} {n:,}" for m, _, n in COUNTS]
 )
@@ -84,6 +92,7 @@ def test_a_dry_run_counts_what_is_published(
     assert f" {count:,}, head 7,690" in said
 
 
+@pytest.mark.usefixtures("without_estimate")
 @pytest.mark.parametrize(
     ("method", "added"), [("lora", True), ("bitfit", False), ("layernorm", False)]
 )

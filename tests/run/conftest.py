@@ -10,7 +10,6 @@ import pytest
 
 from gistcli import run
 from gistcli.recipe import Recipe
-from gistcli.run import classification, finetuning
 
 Make = Callable[..., Recipe]
 
@@ -43,11 +42,3 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "gift"
     run.finetune(make_recipe(train__max_steps=30), output=path)
     return path
-
-
-@pytest.fixture
-def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are the same for all methods, and half of the time of a run."""
-    monkeypatch.setattr(finetuning, "write_curves", lambda *arguments: None)
-    name = "write_classification_plots"
-    monkeypatch.setattr(classification, name, lambda *arguments: None)

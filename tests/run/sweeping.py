@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from gistcli.run.sweep_request import SweepRequest
+from tests.forked import Forked, gist
 
 NANO = """\
 model: {name: gist_vit_nano}
@@ -64,11 +63,9 @@ def search(recipe: Path, **changes: Any) -> SweepRequest:
     return SweepRequest([recipe], **{**SEARCH, **changes})
 
 
-def start(recipe: Path, output: Path, *more: str) -> subprocess.Popen[bytes]:
+def start(recipe: Path, output: Path, *more: str) -> Forked:
     """The same as another process."""
-    command = [sys.executable, "-m", "gistcli", "sweep", str(recipe), *SEARCH_FLAGS,
-               "-o", str(output), *more]  # fmt: skip
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return gist("sweep", recipe, *SEARCH_FLAGS, "-o", output, *more)
 
 
 def state(folder: Path) -> dict[Path, int]:

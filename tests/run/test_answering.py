@@ -16,8 +16,6 @@ from tests.listening import Listener
 from tests.run.calling import call
 from tests.run.text_models import labelled, save_model, write_rows
 
-pytestmark = pytest.mark.usefixtures("without_plots")
-
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -7,8 +7,6 @@ import json
 import re
 import shlex
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +22,7 @@ from gistcli.cli import invoke
 from gistcli.errors import Diverged, Interrupted, NotSupported, Refused
 from gistcli.recipe import Recipe
 from gistcli.run.placing import settle
+from tests.forked import Forked, gist
 from tests.listening import Listener
 
 Make = Callable[..., Recipe]
@@ -120,24 +119,25 @@ def test_an_interrupted_run_ends_like_one_without_interruption(
 def test_kill_minus_nine_and_the_same_command_again_is_bit_identical(
     tmp_path: Path, recipe: Make
 ) -> None:
-    options = ["finetune", "--model", "gist_vit_nano", "--data", "digits", "--epochs", "6",
+    command = ["finetune", "--model", "gist_vit_nano", "--data", "digits", "--epochs", "6",
                "--set", "data.shots=8", "--set", "model.drop_path=0.1",
                "--set", "data.augment=flip-crop", "--set", "train.save_steps=2"]  # fmt: skip
 
-    def command(out: Path) -> list[str]:
-        return [sys.executable, "-m", "gistcli", *options, "-o", str(out)]
+    def end(process: Forked, code: int) -> None:
+        _, talk = process.communicate()
+        assert process.returncode == code, talk
 
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    subprocess.run(command(straight), check=True, capture_output=True)
-    process = subprocess.Popen(command(killed), stderr=subprocess.DEVNULL)
+    end(gist(*command, "-o", straight), 0)
+    process = gist(*command, "-o", killed)
     deadline = time.monotonic() + 120
     while not list(killed.glob("checkpoints/step-*")) and time.monotonic() < deadline:
-        assert process.poll() is None, "finished before it could be killed"
+        assert process.returncode is None, "finished before it could be killed"
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    end(process, -signal.SIGKILL)
     assert not (killed / "result.json").exists()
-    subprocess.run(command(killed), check=True, capture_output=True)
+    end(gist(*command, "-o", killed), 0)
     assert (killed / "tuner.safetensors").read_bytes() == (
         straight / "tuner.safetensors"
     ).read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ from gistcli.recipe import Recipe
 from gistcli.run.loading import open_target
 from tests.run.calling import call
 from tests.run.text_models import completions, labelled, save_model
+from tests.writing import written
 
 pytestmark = [
-    pytest.mark.usefixtures("without_plots"),
     # PEFT asks for what transformers has renamed, and counts positions itself
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated"),
     pytest.mark.filterwarnings("ignore:Position ids are not supported"),
@@ -87,7 +88,7 @@ def test_peft_writes_what_gist_predict_writes(
     base = AutoModelForCausalLM.from_pretrained(place / model, dtype="float32").eval()
     plain = [_greedy(base, place / model, p) for p in PROMPTS]
     tuned = PeftModel.from_pretrained(base, tmp_path / "out").eval()
-    theirs = [_greedy(tuned, place / model, p) for p in PROMPTS]
+    theirs = [_by_peft(tuned, place / model, p) for p in PROMPTS]
     run.predict(
         tmp_path / "run",
         [],
@@ -112,6 +113,14 @@ def _greedy(model: Any, folder: Path, prompt: str, **more: Any) -> str:
     return text
 
 
+def _by_peft(model: Any, folder: Path, prompt: str) -> str:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    end = model.base_model.generation_config.eos_token_id
+    new = written(model, tokenizer(prompt)["input_ids"], STEPS, end)
+    text: str = tokenizer.decode(new, skip_special_tokens=True)
+    return text
+
+
 @pytest.mark.parametrize("name", ["prefix", "prompt"])
 def test_peft_classifies_as_the_run_with_the_trained_head(
     name: str, place: Path, tmp_path: Path
@@ -121,6 +130,8 @@ def test_peft_classifies_as_the_run_with_the_trained_head(
     base = AutoModelForSequenceClassification.from_pretrained(
         place / "judge", num_labels=2, ignore_mismatched_sizes=True
     )
+    if name == "prefix" and "past_key_values" not in signature(base.forward).parameters:
+        pytest.skip("PEFT asks for an argument that transformers calls `cache` from 5.24 on")
     tuned = PeftModel.from_pretrained(base, tmp_path / "out").eval()
     tokenizer = AutoTokenizer.from_pretrained(place / "judge")
     ours = open_target(tmp_path / "run").tuner
@@ -151,7 +162,7 @@ def test_a_file_of_keys_and_values_is_all_that_transformers_needs(
         texts.append(_greedy(base, place / "llama", prompt, **more))
     run.merge(trained, tmp_path / "peft", format="peft")
     tuned = PeftModel.from_pretrained(base, tmp_path / "peft").eval()
-    assert texts == [_greedy(tuned, place / "llama", p) for p in PROMPTS]
+    assert texts == [_by_peft(tuned, place / "llama", p) for p in PROMPTS]
 
 
 def test_a_run_goes_on_from_the_file_of_another(place: Path, trained: Path, tmp_path: Path) -> None:

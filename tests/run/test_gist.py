@@ -24,7 +24,6 @@ from tests.listening import Listener
 from tests.run.calling import call
 
 Make = Callable[..., Recipe]
-pytestmark = pytest.mark.usefixtures("without_plots")
 METHODS: dict[str, dict[str, Any]] = {
     "gift": {"name": "gift", "rank": 4},
     "linear": {"name": "linear"},

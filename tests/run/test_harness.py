@@ -15,7 +15,6 @@ from gistcli.run.harness import parse_arguments
 from tests.run.calling import call
 from tests.run.text_models import completions, save_model, write_rows
 
-pytestmark = pytest.mark.usefixtures("without_plots")
 INSTALLED = find_spec("lm_eval") is not None
 TASK = """task: first_word
 dataset_path: json

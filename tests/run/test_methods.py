@@ -39,7 +39,6 @@ CONFIGURATIONS = [
     if configuration.option in (None, *VARIANTS)
 ]
 Make = Callable[..., Recipe]
-pytestmark = pytest.mark.usefixtures("without_plots")
 FAR = ["optim.lr=0.03", "optim.schedule=constant", "optim.warmup_ratio=0"]
 """Rates with which two steps lead far away from the start."""
 

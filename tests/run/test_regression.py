@@ -18,8 +18,6 @@ from gistcli.recipe import Recipe
 from tests.run.calling import call
 from tests.run.text_models import save_model, valued, write_rows
 
-pytestmark = pytest.mark.usefixtures("without_plots")
-
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -22,8 +22,6 @@ from tests.data.text.tokens import closed_words
 from tests.run.calling import call
 from tests.run.text_models import completions, labelled, save_model, write_rows
 
-pytestmark = pytest.mark.usefixtures("without_plots")
-
 WORDS = {"even": "w1", "odd": "w2"}
 
 

@@ -6,7 +6,6 @@ import json
 import signal
 import time
 from pathlib import Path
-from subprocess import Popen
 from typing import Any
 
 import pytest
@@ -14,10 +13,12 @@ import pytest
 from gistcli import run
 from gistcli.artifacts.ledger import Ledger
 from gistcli.run.sweep_request import SweepRequest
+from tests.forked import Forked
 from tests.listening import Listener
 from tests.run.sweeping import results, search, start, state, table, write
 
 Found = tuple[Path, dict[str, Any]]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +29,13 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Found:
     return recipe, run.sweep(search(recipe), output=folder / "s")
 
 
-def wait_for(path: Path, count: int, process: Popen[bytes]) -> None:
+def wait_for(path: Path, count: int, process: Forked) -> None:
     deadline = time.monotonic() + 120
     while len(results(path)) < count and time.monotonic() < deadline:
-        assert process.poll() is None, "finished before it could be stopped"
+        assert process.returncode is None, "finished before it could be stopped"
         time.sleep(0.002)
 
 
-@pytest.mark.slow
 def test_an_interrupted_sweep_goes_on_and_repeats_nothing(straight: Found, tmp_path: Path) -> None:
     recipe, expected = straight
     path = tmp_path / "s"
@@ -57,7 +57,6 @@ def test_an_interrupted_sweep_goes_on_and_repeats_nothing(straight: Found, tmp_p
     assert {p: state(path)[p] for p in before} == before
 
 
-@pytest.mark.slow
 def test_two_processes_share_the_work_and_one_does_it_all_when_the_other_is_killed(
     straight: Found, tmp_path: Path
 ) -> None:
@@ -66,7 +65,7 @@ def test_two_processes_share_the_work_and_one_does_it_all_when_the_other_is_kill
     killed, other = (start(recipe, path) for _ in range(2))
     wait_for(path, 3, killed)
     killed.send_signal(signal.SIGKILL)
-    talk = [process.communicate()[1].decode() for process in (killed, other)]
+    talk = [process.communicate()[1] for process in (killed, other)]
     assert (killed.returncode, other.returncode) == (-signal.SIGKILL, 0), talk
     said = [line.partition(":")[0] for text in talk for line in text.splitlines()
             if "/accuracy" in line]  # fmt: skip
@@ -79,12 +78,11 @@ def test_two_processes_share_the_work_and_one_does_it_all_when_the_other_is_kill
     assert results(path) == before
 
 
-@pytest.mark.slow
 def test_two_shards_at_once_give_the_table_of_one_process(straight: Found, tmp_path: Path) -> None:
     recipe, expected = straight
     path = tmp_path / "s"
     both = [start(recipe, path, "--shard", f"{i}/2") for i in (1, 2)]
-    talk = [process.communicate()[1].decode() for process in both]
+    talk = [process.communicate()[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], talk
     missing = [r for r in Ledger.open(path).runs if not Ledger.open(path).done(r)]
     # where one was through before the other's candidates were, it said so

@@ -24,7 +24,6 @@ from tests.run.calling import call
 from tests.run.text_models import completions, labelled, save_model, write_rows
 
 pytestmark = [
-    pytest.mark.usefixtures("without_plots"),
     # PEFT asks transformers by a name that the latter has given up
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
 ]

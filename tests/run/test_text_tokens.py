@@ -13,8 +13,6 @@ from gistcli.errors import GistError, NotMergeable, NotSupported
 from gistcli.recipe import Recipe
 from tests.run.text_models import completions, labelled, save_model
 
-pytestmark = pytest.mark.usefixtures("without_plots")
-
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -24,6 +22,7 @@ from gistcli.artifacts.metrics_log import MetricsLog
 from gistcli.errors import Interrupted
 from gistcli.train import LogRecorder, Plan
 from gistcli.train.checkpoint import step_folders
+from tests.forked import Forked
 
 LAB = Path(__file__).with_name("lab.py")
 State = dict[str, Tensor]
@@ -202,27 +201,27 @@ def test_a_signal_in_an_evaluation_does_not_wait_for_its_end(
     assert len(evaluated) == 3  # the one that was broken off among them
 
 
-def program(folder: Path, log: Path, seconds: float = 0.0) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(LAB), str(folder), str(seconds)]
-    with log.open("wb") as errors:
-        return subprocess.Popen(command, env=environment, stderr=errors)
+def program(folder: Path, seconds: float = 0.0) -> Forked:
+    code = f"import runpy\nrunpy.run_path({str(LAB)!r}, run_name='__main__')\n"
+    return Forked(code, [folder, str(seconds)])
 
 
 @pytest.mark.slow
 def test_kill_minus_nine_and_again_ends_bit_identical(
     straight: tuple[State, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
-    folder, log = tmp_path / "checkpoints", tmp_path / "stderr.txt"
-    first = program(folder, log, 0.05)
+    folder = tmp_path / "checkpoints"
+    first = program(folder, 0.05)
     deadline = time.monotonic() + 120
     while not (folder / "step-8").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    first.kill()
-    assert first.wait() == -signal.SIGKILL, log.read_text()
+    first.send_signal(signal.SIGKILL)
+    _, talk = first.communicate()
+    assert first.returncode == -signal.SIGKILL, talk
     assert not (folder / "final.pt").exists()
     assert step_folders(folder)
-    second = program(folder, log)
-    assert second.wait(120) == 0, log.read_text()
+    second = program(folder)
+    _, talk = second.communicate()
+    assert second.returncode == 0, talk
     final = torch.load(folder / "final.pt", weights_only=True)
     assert same(final, straight[0])

@@ -7,13 +7,14 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.forked import gist
 
 Refuse = Callable[..., Any]
 Call = Callable[..., str]
@@ -186,13 +187,10 @@ def test_ctrl_c_saves_and_the_same_command_finishes(call: Call, tmp_path: Path) 
     command = ["finetune", "--model", "gist_vit_nano", "--data", "digits", "--batch-size", "16",
                "--max-steps", "120", "-o", str(out)]  # fmt: skip
     command += [part for wish in wishes for part in ("--set", wish)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gistcli", *command, "--json"], stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    process = gist(*command, "--json")
     deadline = time.monotonic() + 120
     while not list(out.glob("checkpoints/step-*")) and time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()
+        assert process.returncode is None, process.communicate()
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     told, talk = process.communicate(timeout=60)
