@@ -30,6 +30,7 @@ from gistcli.commands.options import AsJson, examples
 
 EXAMPLES = examples(
     "gist hyperpretrain recipes/hyper/hyperpretrain.yaml -o runs/compressor",
+    "gist hyperpretrain recipes/hyper/quickstart.yaml --max-steps 400 --dry-run",
     "gist finetune recipes/hyper/hypertune.yaml --set hyper.init=runs/compressor",
 )
 

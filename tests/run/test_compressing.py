@@ -21,12 +21,10 @@ from tests.listening import Listener
 from tests.run.calling import call
 from tests.run.task_files import HYPER, free_rows, labelled_rows, task_recipe, write_tasks
 from tests.run.text_models import save_model, write_rows
+from tests.writing import written
 
-pytestmark = [
-    pytest.mark.usefixtures("without_plots"),
-    # PEFT asks for what transformers has renamed
-    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated"),
-]
+# PEFT asks for what transformers has renamed
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")
 PROMPT = "Input:\nw30\nOutput:\n"
 STEPS = 6
 
@@ -52,19 +50,8 @@ def greedy(model: Any, folder: Path, **more: Any) -> list[int]:
     out = model.generate(
         input_ids=ids, attention_mask=seen, max_new_tokens=STEPS, do_sample=False, **more
     )
-    written: list[int] = out[0, ids.shape[1] :].tolist()
-    return written
-
-
-def by_hand(model: Any, folder: Path) -> list[int]:
-    """The likeliest token after the other: PEFT 0.21 loses its prefix in generate (5.24)."""
-    ids = AutoTokenizer.from_pretrained(folder)(PROMPT, return_tensors="pt")["input_ids"]
-    for _ in range(STEPS):
-        with torch.no_grad():
-            logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-        ids = torch.cat([ids, logits[:, -1:].argmax(-1)], dim=1)
-    written: list[int] = ids[0, -STEPS:].tolist()
-    return written
+    found: list[int] = out[0, ids.shape[1] :].tolist()
+    return found
 
 
 def test_transformers_and_peft_write_what_the_run_writes(place: Path, tmp_path: Path) -> None:
@@ -81,8 +68,9 @@ def test_transformers_and_peft_write_what_the_run_writes(place: Path, tmp_path: 
         cache.update(keys, values, layer)
     plain = greedy(base, place / "llama", front=3, **{cache_name(base): cache})
     bare = greedy(base, place / "llama")
-    theirs = by_hand(PeftModel.from_pretrained(base, tmp_path / "peft").eval(), place / "llama")
-    assert plain == theirs
+    tuned = PeftModel.from_pretrained(base, tmp_path / "peft").eval()
+    prompt = AutoTokenizer.from_pretrained(place / "llama")(PROMPT)["input_ids"]
+    assert plain == written(tuned, prompt, STEPS)
     assert plain != bare
 
 

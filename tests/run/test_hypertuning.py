@@ -16,7 +16,6 @@ from tests.run.calling import call
 from tests.run.task_files import HYPER, free_rows, task_recipe, write_tasks
 from tests.run.text_models import save_model, write_rows
 
-pytestmark = pytest.mark.usefixtures("without_plots")
 CONDITIONS = ("zero_shot", "wrong_task", "in_context")
 
 

@@ -17,8 +17,6 @@ from tests.run.calling import call
 from tests.run.task_files import labelled_rows, task_recipe, write_tasks
 from tests.run.text_models import save_model, write_rows
 
-pytestmark = pytest.mark.usefixtures("without_plots")
-
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
