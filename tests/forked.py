@@ -50,7 +50,7 @@ class Forked:
         assert self.process.pid is not None
         os.kill(self.process.pid, number)
 
-    def communicate(self, timeout: float = 120) -> tuple[str, str]:
+    def communicate(self, timeout: float = 600) -> tuple[str, str]:
         """Wait until it ends; what it wrote to standard output and standard error."""
         self.process.join(timeout)
         assert self.returncode is not None, f"runs for more than {timeout} seconds"
