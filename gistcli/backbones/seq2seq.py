@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gistcli.backbones.base import Layers, Origin, Ran
 from gistcli.backbones.layout import Features, TokenLayout
-from gistcli.backbones.sites import Site
+from gistcli.backbones.sites import Output, Site
 from gistcli.backbones.source_tokens import Seq2SeqTokens
 from gistcli.backbones.supervision import Supervised, supervised_targets
 from gistcli.backbones.text import TextBackbone, find_blocks
@@ -74,6 +74,16 @@ class Seq2Seq(TextBackbone):
             path = find_blocks(getattr(self.hf, half), depth)
             found += [f"{half}.{path}.{number}" for number in range(depth)]
         return found
+
+    def all_sites(self) -> list[Site]:
+        """Every linear map of every block that something depends on (`unused_names`)."""
+        unused = self.unused_names()
+        return [s for s in super().all_sites() if f"{s.module_name}.weight" not in unused]
+
+    def outputs(self) -> list[Output]:
+        """Norms and linear maps, without those that nothing depends on."""
+        unused = self.unused_names()
+        return [o for o in super().outputs() if f"{o.name}.weight" not in unused]
 
     def sites(self, targets: Sequence[str], layers: Layers = "all") -> list[Site]:
         """As for every backbone; a role of attention names cross-attention, too."""

@@ -78,6 +78,20 @@ def test_classes_are_the_words_that_the_decoder_begins_with(kind: str) -> None:
     assert not hasattr(backbone.config, "label_words")
 
 
+def test_what_chooses_among_the_targets_tokens_is_no_place_for_a_classifier() -> None:
+    """Its target has one token, so that no gradient reaches the decoder's queries and keys."""
+    backbone = seq2seq("T5")
+    choosing = ("SelfAttention.q", "SelfAttention.k")
+
+    def chosen() -> set[str]:
+        found = {s.name for s in backbone.all_sites()} | {o.name for o in backbone.outputs()}
+        return {name for name in found if name.startswith("decoder.") and name.endswith(choosing)}
+
+    assert chosen()
+    backbone.set_label_words(("yes", "no"), (9, 4))
+    assert not chosen()
+
+
 def test_classes_without_words_are_refused() -> None:
     with pytest.raises(NotSupported, match="label words"):
         seq2seq("T5")({**batch(), "labels": torch.tensor([0, 1, 2])})
