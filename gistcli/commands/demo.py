@@ -9,7 +9,10 @@ import typer
 
 from gistcli.commands.options import AsJson, examples
 
-EXAMPLES = examples("gist demo recipes/quickstart.yaml -o runs/demo")
+EXAMPLES = examples(
+    "gist demo recipes/quickstart.yaml -o runs/demo",
+    "gist demo recipes/hyper/quickstart.yaml -o runs/prefixes",
+)
 
 
 def demo(
@@ -22,7 +25,10 @@ def demo(
     ],
     as_json: AsJson = False,
 ) -> object:
-    """Show all that follows from a recipe: its run beside a linear probe, weights, pictures."""
+    """Show all that follows from a recipe: its run beside a linear probe, weights, pictures.
+
+    Of a hypernetwork: its prefixes on held-out tasks, beside everything they are compared with.
+    """
     from gistcli import console
 
     with console.working("demo") as reporter:
@@ -30,4 +36,4 @@ def demo(
         from gistcli.recipe import load_recipe
 
         value = run.demo(load_recipe(recipe), output, reporter=reporter)
-        return console.Result("demo", value, "demo")
+        return console.Result("orderings" if "orderings" in value else "demo", value, "demo")

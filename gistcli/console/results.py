@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from gistcli.console.comparisons import show_comparison, show_runs
 from gistcli.console.listed import show_list
+from gistcli.console.orderings import show_orderings
 from gistcli.console.progress import duration
 from gistcli.console.reporter import open_console
 from gistcli.console.sweeps import show_plan, show_sweep
@@ -307,6 +308,12 @@ def _demo(console: Console, result: Result) -> None:
     _next(console, value)
 
 
+def _orderings(console: Console, result: Result) -> None:
+    show_orderings(console, result.value)
+    _files(console, result.value)
+    _next(console, result.value)
+
+
 def _list(console: Console, result: Result) -> None:
     show_list(console, result.value, result.title)
 
@@ -335,6 +342,7 @@ _VIEWS: dict[str, Callable[[Console, Result], None]] = {
     "eval": _evaluate,
     "harness": _harness,
     "demo": _demo,
+    "orderings": _orderings,
     "predict": _predict,
     "clusters": _clusters,
     "tokens": _tokens,

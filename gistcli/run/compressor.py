@@ -64,7 +64,7 @@ class Compressor:
 
     def prefix(self, episode: Episode) -> Prefix:
         """The prefix of an episode's examples: float32, N = 1."""
-        return compressed(self.tuner, episode, self.encoder, self.precision)
+        return compressed(self.tuner, [episode], self.encoder, self.precision)
 
     @property
     def adapted(self) -> bool:

@@ -14,6 +14,7 @@ from gistcli.data import open_catalog, read_image
 from gistcli.recipe import Recipe
 from gistcli.recipe.points import with_method, with_values
 from gistcli.reporting import SILENT, Reporter
+from gistcli.run.demonstrating_prefixes import demonstrate_prefixes
 from gistcli.run.evaluation import evaluate
 from gistcli.run.exporting import merge
 from gistcli.run.finetuning import finetune
@@ -25,6 +26,8 @@ PICTURES = 10
 def demo(recipe: Recipe, output: Path, *, reporter: Reporter = SILENT) -> dict[str, Any]:
     """Train a recipe and a linear probe of the same settings, and show everything that follows.
 
+    Of the recipe of a hypernetwork: see `demonstrate_prefixes`.
+
     Args:
         recipe: a method that merges.
         output: folder that receives two runs, the merged weights and the maps; it can be the
@@ -34,6 +37,8 @@ def demo(recipe: Recipe, output: Path, *, reporter: Reporter = SILENT) -> dict[s
     Returns:
         JSON: results of both, their difference on the same test examples, and the files to look at.
     """
+    if recipe.hyper is not None:
+        return demonstrate_prefixes(recipe, output, reporter=reporter)
     start = time.perf_counter()
     name = recipe.method["name"]
     reporter.say(f"1/4  {name} and a linear probe on {Path(recipe.data.path).name}")

@@ -193,13 +193,14 @@ class Hypertuning(Episodic):
         self.held_out = {
             split: held_out(
                 tasks_of(self.catalog, split),
-                self._encoder(split),
+                self.episode_encoder(split),
                 queries=self.recipe.eval.limit or MOST_QUERIES,
             )
             for split in asked
         }
 
-    def _encoder(self, split: str) -> EpisodeEncoder:
+    def episode_encoder(self, split: str) -> EpisodeEncoder:
+        """Of a split that was read."""
         rows = self.splits[split]
         assert isinstance(rows, EpisodeSplit)
         return rows.encoder
@@ -221,7 +222,7 @@ class Hypertuning(Episodic):
         episodes = self.held_out[split]
         asked = HeldOut(
             tuner,
-            self._encoder(split),
+            self.episode_encoder(split),
             setting.eval_batch_size,
             self.recipe.eval.max_new_tokens or NEW_TOKENS,
             setting.precision,
@@ -297,6 +298,11 @@ def documents_of(catalog: Catalog, split: str, options: EpisodeOptions) -> list[
     return examples_of(catalog, split)
 
 
+def is_built_in(recipe: Recipe) -> bool:
+    """Whether the data are the built-in tasks, which are documents as well."""
+    return recipe.data.path == BUILT_IN and not Path(BUILT_IN).exists()
+
+
 def kind_of_episodes(recipe: Recipe) -> type[Episodic] | None:
     """The workload of a recipe; None for others."""
     task = episodic_task(recipe)
@@ -322,8 +328,7 @@ def open_episodic(
             "Choose a causal language model.",
         )
     tokenizer, options = open_tokenizer(source.folder), text_options(recipe.data)
-    built_in = recipe.data.path == BUILT_IN and not Path(BUILT_IN).exists()
-    if kind is Hypertuning or built_in:
+    if kind is Hypertuning or is_built_in(recipe):
         catalog = open_tasks(recipe.data, options, base=Path.cwd(), pinned=pinned, whole=whole)
     else:
         catalog = open_texts(

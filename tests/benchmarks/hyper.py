@@ -1,9 +1,9 @@
-"""Hypernetworks on `gist_llama_nano`, by seeds: held-out tasks, and prefixes tuned further.
+"""The comparison of HyperLlama on `gist_llama_nano`, by seeds: `gist demo` of the quickstart.
 
 Run: python -m tests.benchmarks.hyper RUNS -o tests/benchmarks/hyper.md --ship
 
-RUNS is a folder for the runs: what is there already is not trained again. --ship puts the first
-seed's hypernetworks into tests/hyper/checkpoints. One thread; some five minutes of a processor for
+RUNS is a folder for the demos: what is there already is not trained again. --ship puts the first
+seed's hypernetworks into tests/hyper/checkpoints. One thread; some ten minutes of a processor for
 each seed.
 """
 
@@ -15,68 +15,22 @@ import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import load_file
 
 from gistcli import run
 from gistcli.atomic import atomic_file, write_json
-from gistcli.backbones.prefix import Prefix
-from gistcli.evaluate.language.held_out import IN_CONTEXT, OWN, WRONG_TASK, ZERO_SHOT
 from gistcli.recipe import load_recipe
 from tests.benchmarks.tables import header
 from tests.hyper import nano
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "hyper" / "quickstart.yaml"
-FROZEN = ("train.max_steps=1400",)
-ADAPTED = ("hyper.adapt_downstream=true", "optim.lr=3e-3", "train.max_steps=400")
-SHARED = (
-    "method={name: prefix, length: 8}", "hyper=null", "task.type=hypertuning",
-    "optim.lr=1e-2", "train.max_steps=1000", "train.batch_size=8",
-)  # fmt: skip
-KINDS = ("frozen", "adapted")
-CONDITIONS = {
-    ZERO_SHOT: "nothing in front",
-    WRONG_TASK: "the prefix of another task",
-    OWN: "the prefix of 10 examples",
-    IN_CONTEXT: "10 examples, read by the network alone",
-}
-AT = (0, 5, 10, 20, 50)
-TUNED = 64
-"""Held-out tasks whose prefixes are tuned."""
-Figures = dict[str, float]
-
-
-def train(folder: Path, seed: int) -> None:
-    """Three runs: a hypernetwork, the same with queries adapted to it, and one prefix for all."""
-    frozen = folder / f"frozen-{seed}"
-    changes = {
-        frozen: FROZEN,
-        folder / f"adapted-{seed}": (*ADAPTED, f"hyper.init={frozen}"),
-        folder / f"shared-{seed}": SHARED,
-    }
-    for path, sets in changes.items():
-        run.finetune(load_recipe(QUICKSTART, sets=[*sets, f"seed={seed}"]), output=path)
-
-
-def measured(folder: Path, kind: str, seed: int) -> tuple[Figures, dict[str, Figures]]:
-    """Accuracies on held-out tasks, and those of prefix tuning by start and step."""
-    path = folder / f"{kind}-{seed}"
-    result = json.loads((path / "result.json").read_text())
-    figures = {
-        name: result["metrics"]["test/accuracy" + ("" if key == OWN else f"_{key}")]
-        for key, name in CONDITIONS.items()
-    }
-    figures["steps"], figures["seconds"] = result["steps"], result["seconds"]
-    stored = load_file(folder / f"shared-{seed}" / "tuner.safetensors")
-    tuning = nano.Tuning.of(*nano.opened(path), TUNED)
-    starts = tuning.starts(seed, Prefix(stored["keys"], stored["values"]))
-    curves = {
-        name: {str(step): value for step, value in tuning.curve(start, AT).items()}
-        for name, start in starts.items()
-    }
-    return figures, curves
+SHIPPED = {"hyper": "frozen", "adapted": "adapted"}
+"""Run of a demo -> its place among the checkpoints."""
+Found = Sequence[Mapping[str, Any]]
+"""What the demos returned, by seed."""
 
 
 def ship(path: Path, folder: Path) -> None:
@@ -95,30 +49,43 @@ def ship(path: Path, folder: Path) -> None:
 
 
 def cell(values: Sequence[float]) -> str:
-    """The mean, and in brackets what it is of."""
-    digits = 0 if max(values) > 1 else 3
-    each = ", ".join(f"{value:.{digits}f}" for value in values)
-    return f"{statistics.mean(values):.{digits}f} ({each})"
+    """The mean in %, and in brackets what it is of."""
+    each = ", ".join(f"{100 * value:.1f}" for value in values)
+    return f"{100 * statistics.mean(values):.1f} ({each})"
 
 
-def table(first: str, columns: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
-    """A column for each name, with a row for each figure: over the seeds."""
-    rows = list(next(iter(columns.values()))[0])
-    lines = [
-        f"| {row} | {' | '.join(cell([each[row] for each in c]) for c in columns.values())} |"
-        for row in rows
-    ]
-    return [*header((first, *columns)), *lines, ""]
+def scores(found: Found) -> list[str]:
+    """A row for what stands in front of a query, a column for each number of steps."""
+    steps = max((list(row["scores"]) for row in found[0]["rows"]), key=len)
+    lines = list(header(("in front of a query", *(f"{step} steps" for step in steps))))
+    for place, row in enumerate(found[0]["rows"]):
+        of_seeds = [one["rows"][place]["scores"] for one in found]
+        cells = [cell([s[step] for s in of_seeds]) if step in row["scores"] else ""
+                 for step in steps]  # fmt: skip
+        lines.append(f"| {row['front']} | {' | '.join(cells)} |")
+    return lines
 
 
-def report(found: Mapping[str, Sequence[tuple[Figures, dict[str, Figures]]]]) -> str:
-    """All tables."""
-    lines = ["# Hypernetworks on gist_llama_nano", ""]
-    lines += table("held-out tasks", {kind: [f for f, _ in each] for kind, each in found.items()})
-    for kind, each in found.items():
-        starts = {name: [curves[name] for _, curves in each] for name in each[0][1]}
-        lines += [f"## Prefix tuning, {kind}: steps, by start", "", *table("steps", starts)]
-    return "\n".join(lines)
+def orderings(found: Found) -> list[str]:
+    """The differences, and what each seed says of them."""
+    names = {row["key"]: row["front"] for row in found[0]["rows"]}
+    lines = list(header(("above", "below", "steps", "points", "by seed")))
+    for place, one in enumerate(found[0]["orderings"]):
+        of_seeds = [each["orderings"][place] for each in found]
+        verdicts = ", ".join(each["verdict"] for each in of_seeds)
+        points = cell([each["difference"] for each in of_seeds])
+        above, below = names[one["above"]], names[one["below"]]
+        lines.append(f"| {above} | {below} | {one['steps']} | {points} | {verdicts} |")
+    return lines
+
+
+def seconds(found: Found) -> list[str]:
+    """Of training."""
+    lines = list(header(("run", "steps", "seconds")))
+    for name, one in found[0]["runs"].items():
+        each = ", ".join(f"{demo['runs'][name]['seconds']:.0f}" for demo in found)
+        lines.append(f"| {name} | {one['steps']:,} | {each} |")
+    return lines
 
 
 def main() -> None:
@@ -129,12 +96,16 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, help="a Markdown file; else shown only")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for seed in options.seeds:
-        train(options.runs.resolve(), seed)
-    found = {kind: [measured(options.runs, kind, seed) for seed in options.seeds] for kind in KINDS}
-    for kind in KINDS if options.ship else ():
-        ship(options.runs / f"{kind}-{options.seeds[0]}", nano.CHECKPOINTS / kind)
-    text = report(found)
+    runs = options.runs.resolve()
+    found = [
+        run.demo(load_recipe(QUICKSTART, sets=[f"seed={seed}"]), runs / str(seed))
+        for seed in options.seeds
+    ]
+    for name, place in SHIPPED.items() if options.ship else ():
+        ship(runs / str(options.seeds[0]) / name, nano.CHECKPOINTS / place)
+    parts = (scores(found), orderings(found), seconds(found))
+    text = "\n".join(["# Prefixes of held-out tasks on gist_llama_nano", "",
+                      *(f"{line}" for part in parts for line in (*part, ""))])  # fmt: skip
     if options.output is not None:
         options.output.write_text(text)
     sys.stdout.write(text)

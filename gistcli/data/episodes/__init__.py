@@ -12,6 +12,7 @@ from gistcli.data.episodes.family import class_to_label, passages
 from gistcli.data.episodes.held_out import (
     MOST_QUERIES,
     Candidates,
+    as_queries,
     candidates,
     demonstrate,
     held_out,
@@ -42,6 +43,7 @@ __all__ = [
     "Rows",
     "SegmentSplit",
     "Task",
+    "as_queries",
     "candidates",
     "class_to_label",
     "demonstrate",

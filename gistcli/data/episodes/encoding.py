@@ -93,7 +93,7 @@ class EpisodeEncoder:
             tuple(self._query(item, plain, options) for item in drawn.asked),
             task.name,
             task.family,
-            shown=len(fitting),
+            examples=tuple(drawn.shown[i] for i in order),
             left=len(texts) - len(fitting),
         )
 

@@ -50,6 +50,22 @@ def held_out(
     return episodes
 
 
+def as_queries(
+    tasks: Sequence[Task], episodes: Sequence[Episode], encoder: EpisodeEncoder
+) -> list[Episode]:
+    """The episodes of `held_out` with their own examples as queries: what there is to learn from.
+
+    Args:
+        tasks: of the episodes, in their order.
+        episodes: a task each.
+        encoder: that made them.
+    """
+    return [
+        replace(episode, queries=encoder.episode(task, Drawn((), episode.examples)).queries)
+        for task, episode in zip(tasks, episodes, strict=True)
+    ]
+
+
 def demonstrate(task: Task, encoder: EpisodeEncoder) -> Episode:
     """The items of a task as examples, in their order and as far as they fit; nothing is asked.
 

@@ -58,7 +58,7 @@ class Episode:
         queries: in order.
         task: name of the task, or of the document.
         family: of the task.
-        shown: examples in the context.
+        examples: those in the context, in their order.
         left: examples that were drawn and did not fit.
     """
 
@@ -66,8 +66,13 @@ class Episode:
     queries: tuple[Query, ...]
     task: str = ""
     family: str = ""
-    shown: int = field(default=0, kw_only=True)
+    examples: tuple[Item, ...] = field(default=(), kw_only=True)
     left: int = field(default=0, kw_only=True)
+
+    @property
+    def shown(self) -> int:
+        """How many examples the context has."""
+        return len(self.examples)
 
 
 def lay_out(

@@ -30,6 +30,7 @@ from gistcli.evaluate.language.likelihood import batch_losses
 from gistcli.evaluate.language.models import device_of, language_model
 from gistcli.evaluate.language.ranking import Question, Ranking, rank
 from gistcli.evaluate.language.rouge import rouge_l
+from gistcli.hyper.batches import divided
 from gistcli.hyper.hyperllama import HyperTuner
 from gistcli.methods.base import Tuner
 from gistcli.objectives.chunked import deferred_logits
@@ -59,6 +60,10 @@ class Answer:
 
 Answers = list[list[Answer]]
 """Of every episode, of every query."""
+Rankings = dict[tuple[int, int], Ranking]
+"""By place of the episode and the query."""
+Forward = Callable[[Candidates, Mapping[str, Tensor]], tuple[Mapping[str, Tensor], Features]]
+"""A batch of candidates -> what the network read of it, with `spans`, and what it found."""
 
 
 def is_ranked(query: Query) -> bool:
@@ -118,6 +123,33 @@ class HeldOut:
             advance(len(queries))
         return [[next(found) for _ in episode.queries] for episode in episodes]
 
+    def behind_prefixes(
+        self, episodes: Sequence[Episode], prefix: Prefix, condition: str = OWN
+    ) -> Answers:
+        """Behind prefixes that are at hand.
+
+        Args:
+            episodes: whose contexts are not looked at.
+            prefix: of each of them in its order, or N = 1 for all.
+            condition: named in the phase.
+        """
+        with self._told(condition, sum(len(e.queries) for e in episodes)) as advance:
+            rankings = self._ranked(episodes, _Behind(self._hyper, prefix))
+            found: Answers = []
+            for e, episode in enumerate(episodes):
+                open_ = [q for q in range(len(episode.queries)) if (e, q) not in rankings]
+                queries = [episode.queries[q] for q in open_]
+                with self._hyper.prefix_in_use(_of_rows(prefix, [e])):
+                    written = self._written(queries, [query.prompt.tolist() for query in queries])
+                found.append(_merged(episode, e, rankings, written))
+                advance(len(episode.queries))
+        return found
+
+    @property
+    def _hyper(self) -> HyperTuner:
+        assert isinstance(self.tuner, HyperTuner)
+        return self.tuner
+
     def behind_examples(self, episodes: Sequence[Episode], condition: str) -> Answers:
         """Behind the examples of each episode, or what a hypernetwork makes of them.
 
@@ -126,17 +158,14 @@ class HeldOut:
         """
         count = sum(len(episode.queries) for episode in episodes)
         with self._told(condition, count) as advance:
-            rankings = self._ranked(episodes, condition)
+            tuner = self._hyper
+            forward = tuner.in_context if condition == IN_CONTEXT else tuner
+            rankings = self._ranked(episodes, lambda part, batch: (batch, forward(batch)))
             found: Answers = []
             for e, episode in enumerate(episodes):
                 open_ = [q for q in range(len(episode.queries)) if (e, q) not in rankings]
-                written = iter(self._written_behind(episode, open_, condition) if open_ else ())
-                found.append(
-                    [
-                        next(written) if (e, q) not in rankings else _chosen(query, rankings[e, q])
-                        for q, query in enumerate(episode.queries)
-                    ]
-                )
+                written = self._written_behind(episode, open_, condition) if open_ else []
+                found.append(_merged(episode, e, rankings, written))
                 advance(len(episode.queries))
         return found
 
@@ -174,10 +203,9 @@ class HeldOut:
         self, episode: Episode, chosen: Sequence[int], condition: str
     ) -> list[Answer]:
         """Texts behind the examples of an episode."""
-        queries, tuner = [episode.queries[q] for q in chosen], self.tuner
-        assert isinstance(tuner, HyperTuner)
+        queries, tuner = [episode.queries[q] for q in chosen], self._hyper
         if condition != IN_CONTEXT and tuner.method.hyper.compresses:
-            with tuner.prefix_in_use(compressed(tuner, episode, self.encoder, self.precision)):
+            with tuner.prefix_in_use(compressed(tuner, [episode], self.encoder, self.precision)):
                 return self._written(queries, [query.prompt.tolist() for query in queries])
         front = episode.context.tolist()
         with tuner.disabled() if condition == IN_CONTEXT else nullcontext():
@@ -185,12 +213,8 @@ class HeldOut:
 
     # --- rows -------------------------------------------------------------------------------
 
-    def _ranked(
-        self, episodes: Sequence[Episode], condition: str
-    ) -> dict[tuple[int, int], Ranking]:
+    def _ranked(self, episodes: Sequence[Episode], forward: Forward) -> Rankings:
         """(episode, query) -> how likely its options are, where it has any."""
-        assert isinstance(self.tuner, HyperTuner)
-        forward = self.tuner.in_context if condition == IN_CONTEXT else self.tuner
         sums = dict[tuple[int, int], list[float]]()
         with (
             evaluation_mode(self.tuner, self.tuner.backbone),
@@ -208,15 +232,13 @@ class HeldOut:
             for (e, q), found in sums.items()
         }
 
-    def _losses(
-        self, part: Candidates, forward: Callable[[Mapping[str, Tensor]], Features]
-    ) -> list[float]:
+    def _losses(self, part: Candidates, forward: Forward) -> list[float]:
         """(M,) nats of all candidates, each the sum over its tokens."""
         backbone = language_model(self.tuner)
         device = device_of(backbone)
-        batch = {key: value.to(device) for key, value in part.batch.items()}
+        own = {key: value.to(device) for key, value in part.batch.items()}
         with autocast(device, self.precision):
-            features = forward(batch)
+            batch, features = forward(part, own)
         rows_N, losses_N = batch_losses(backbone, batch, features, self.precision)
         spans_N = batch["spans"][backbone.supervised(batch).where]
         found = dict.fromkeys(zip(part.row_M.tolist(), part.span_M.tolist(), strict=True), 0.0)
@@ -235,20 +257,58 @@ class HeldOut:
             self.reporter.finish(name)
 
 
+@dataclass(frozen=True)
+class _Behind:
+    """The forward pass of candidates behind the prefixes of their episodes."""
+
+    tuner: HyperTuner
+    prefix: Prefix
+
+    def __call__(
+        self, part: Candidates, batch: Mapping[str, Tensor]
+    ) -> tuple[Mapping[str, Tensor], Features]:
+        of_row = dict(zip(part.row_M.tolist(), part.episode_M.tolist(), strict=True))
+        _, queries = divided(batch)
+        with self.tuner.prefix_in_use(_of_rows(self.prefix, [of_row[r] for r in sorted(of_row)])):
+            features = self.tuner(queries)
+        return {**queries, "spans": queries["segments"]}, features
+
+
+def _of_rows(prefix: Prefix, rows: Sequence[int]) -> Prefix:
+    """The prefixes of some rows; N = 1 is that of all."""
+    if prefix.keys.shape[1] == 1:
+        return prefix
+    return Prefix(prefix.keys[:, rows], prefix.values[:, rows])
+
+
+def _merged(
+    episode: Episode, place: int, rankings: Rankings, written: Sequence[Answer]
+) -> list[Answer]:
+    """The answers to an episode's queries in their order: the written ones fill the gaps."""
+    texts = iter(written)
+    return [
+        _chosen(query, rankings[place, q]) if (place, q) in rankings else next(texts)
+        for q, query in enumerate(episode.queries)
+    ]
+
+
 def compressed(
-    tuner: HyperTuner, episode: Episode, encoder: EpisodeEncoder, precision: str = "fp32"
+    tuner: HyperTuner,
+    episodes: Sequence[Episode],
+    encoder: EpisodeEncoder,
+    precision: str = "fp32",
 ) -> Prefix:
-    """What a hypernetwork makes of the examples of an episode, N = 1.
+    """What a hypernetwork makes of the examples of episodes, N of them, in one pass.
 
     Args:
         tuner: the hypernetwork; left in the mode it was in.
-        episode: whose queries are not looked at.
-        encoder: that made it.
+        episodes: whose queries are not looked at.
+        encoder: that made them.
         precision: fp32 or bf16 autocast.
     """
     device = device_of(language_model(tuner))
-    bare = replace(episode, queries=())
-    batch = lay_out([bare], encoder.options, encoder.tokenizer.pad_id)
+    bare = [replace(episode, queries=()) for episode in episodes]
+    batch = lay_out(bare, encoder.options, encoder.tokenizer.pad_id)
     with evaluation_mode(tuner, tuner.backbone), tuner.step(), autocast(device, precision):
         return tuner.compress({key: value.to(device) for key, value in batch.items()})
 
