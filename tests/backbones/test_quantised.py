@@ -33,6 +33,7 @@ from gistcli.train.footprint import weight_bytes
 from tests.backbones.text_kinds import batch, network
 from tests.data.text.tokens import words
 from tests.run import text_models
+from tests.run.task_files import labelled_rows, task_recipe, write_tasks
 
 SIZES = {"hidden_size": 128, "intermediate_size": 192, "max_position_embeddings": 64}
 
@@ -169,6 +170,24 @@ def test_a_run_on_four_bits_trains_is_read_again_and_merges_into_the_stored_weig
     assert receipt["verified"]
     merged: Any = open_backbone(str(tmp_path / "merged"))
     assert not any(is_quantised(module) for module in merged.model.modules())
+
+
+def test_a_hypernetwork_on_four_bits_learns_and_makes_prefixes(
+    folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="the extra [quantised] is not installed")
+    tasks = write_tasks(tmp_path / "tasks", free=False)
+    model = {"name": str(folder), "quantize": "nf4"}
+    recipe = task_recipe(folder, tasks, model=model, hyper={"query_tokens": 16})
+    result = run.finetune(recipe, output=tmp_path / "run")
+    again = run.evaluate(tmp_path / "run")
+    assert again["metrics"]["test/loss"] == pytest.approx(result["metrics"]["test/loss"], rel=1e-5)
+    examples = tmp_path / "new.jsonl"
+    text_models.write_rows(examples, labelled_rows("new", 4))
+    for form in ("safetensors", "peft"):
+        found = run.compress(tmp_path / "run", examples, tmp_path / form, format=form)
+        assert found["verified"]
+        assert found["max_abs_logit_difference"] < 1e-5
 
 
 def test_without_the_library_the_line_that_installs_it(
