@@ -26,8 +26,8 @@ WHAT = {
 """Run -> what it trains, in their order."""
 ADAPTING = 3.0
 """Times the rate, where queries adapt: the second copy starts at zero, beside a trained one."""
-SHARES = {"compressor": 0.2, "adapted": 0.6}
-"""Of the recipe's length, for the runs before and after the main one."""
+SHORTER = 0.6
+"""Of the recipe's length, for the run that adapts."""
 
 
 def train_stages(recipe: Recipe, output: Path, reporter: Reporter) -> dict[str, dict[str, Any]]:
@@ -73,14 +73,14 @@ def _changes(recipe: Recipe, output: Path) -> Mapping[str, Mapping[str, Any]]:
         before = output / "compressor"
     own = dict.fromkeys(("optim.lr", "optim.weight_decay", "optim.clip_norm"))
     found: dict[str, Mapping[str, Any]] = {
-        "compressor": {"task.type": "auto", **_length(recipe, "compressor")},
+        "compressor": {"task.type": "auto"},
         "hyper": {"hyper.init": None},
         "pretrained": {"hyper.init": before and str(before)},
         "adapted": {
             "hyper.init": str(output / "hyper"),
             "hyper.adapt_downstream": True,
             "optim.lr": ADAPTING * rate,
-            **_length(recipe, "adapted"),
+            **_shorter(recipe),
         },
         "shared": {
             "method": {"name": "prefix", "length": hyper["gists"]},
@@ -94,9 +94,8 @@ def _changes(recipe: Recipe, output: Path) -> Mapping[str, Mapping[str, Any]]:
     return {name: values for name, values in found.items() if not left_out.get(name)}
 
 
-def _length(recipe: Recipe, name: str) -> dict[str, Any]:
-    """The share of the recipe's length that a run has."""
+def _shorter(recipe: Recipe) -> dict[str, Any]:
     train = recipe.train
     if train.max_steps is not None:
-        return {"train.max_steps": max(1, round(SHARES[name] * train.max_steps))}
-    return {"train.epochs": max(1, round(SHARES[name] * train.epochs))}
+        return {"train.max_steps": max(1, round(SHORTER * train.max_steps))}
+    return {"train.epochs": max(1, round(SHORTER * train.epochs))}
