@@ -16,7 +16,10 @@ from gistcli.errors import BaseMismatch, NotFound, WeightsError
 FILE = "prefix.safetensors"
 AXES = "layers, rows, heads, positions, width of a head"
 ADAPTED = "adapted_downstream"
-ANOTHER = "Give a prefix.safetensors that `gist merge --format prefix` wrote for this model."
+ANOTHER = (
+    "Give a prefix.safetensors that `gist compress` or `gist merge --format prefix` wrote for this "
+    "model."
+)
 
 
 @dataclass(frozen=True)
