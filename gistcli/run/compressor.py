@@ -80,6 +80,7 @@ class Compressor:
             tokenizer=tokenizer_hash(self.encoder.tokenizer),
             rope=getattr(self.tuner.network.config, "rope_parameters", None),
             adapted=self.adapted,
+            template=self.encoder.options.template,
         )
 
 
