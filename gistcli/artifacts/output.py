@@ -96,7 +96,7 @@ def check_output(output: Path, sources: Iterable[Path] = ()) -> None:
     if found and (foreign or RECEIPT not in found):
         shown = ", ".join((foreign or found)[:5])
         raise Refused(
-            f"{output} exists and is no folder that `gist merge` wrote: it holds {shown}.",
+            f"{output} exists and is no earlier export of gist: it holds {shown}.",
             "Choose another output folder, or empty this one.",
         )
     if any(output.resolve() == source.resolve().parent for source in sources):

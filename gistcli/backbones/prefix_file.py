@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ from gistcli.errors import BaseMismatch, NotFound, WeightsError
 
 FILE = "prefix.safetensors"
 AXES = "layers, rows, heads, positions, width of a head"
-ADAPTED = "adapted_downstream"
-ANOTHER = "Give a prefix.safetensors that `gist merge --format prefix` wrote for this model."
+ADAPTED, TOKENIZER, TEMPLATE = "adapted_downstream", "tokenizer_sha256", "template"
+ANOTHER = (
+    "Give a prefix.safetensors that `gist compress` or `gist merge --format prefix` wrote for this "
+    "model."
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Made:
         tokenizer: hash of the tokenizer.
         rope: parameters of the network's rotary embeddings.
         adapted: texts are read by the network with what was trained beside the hypernetwork.
+        template: how the examples were put, and queries have to be (`EpisodeOptions.template`).
     """
 
     examples: str
@@ -36,15 +41,17 @@ class Made:
     tokenizer: str
     rope: Any = None
     adapted: bool = False
+    template: str = "input-output"
 
     def notes(self) -> dict[str, str]:
         """As the file has them."""
         return {
             "examples_sha256": self.examples,
             "source_tokens": str(self.source_tokens),
-            "tokenizer_sha256": self.tokenizer,
+            TOKENIZER: self.tokenizer,
             "rope_parameters": json.dumps(self.rope, sort_keys=True),
             ADAPTED: json.dumps(self.adapted),
+            TEMPLATE: self.template,
         }
 
 
@@ -63,20 +70,85 @@ def metadata_of(
     }
 
 
+@dataclass(frozen=True)
+class Stored:
+    """A prefix as a file has it.
+
+    Attributes:
+        path: of the file.
+        prefix: its keys and values.
+        notes: what stands beside them; all of it is text.
+    """
+
+    path: Path
+    prefix: Prefix
+    notes: Mapping[str, str]
+
+    def require_for(self, fingerprint: str, asked: str, *, adapted: bool = False) -> None:
+        """Whether a network reads it as the one that it was made for.
+
+        Args:
+            fingerprint: of the network; empty to let any pass.
+            asked: who asks, for the message.
+            adapted: texts are read with what was trained on that network beside a hypernetwork.
+
+        Raises:
+            BaseMismatch: made for another network, or for this one once it was adapted, or before.
+        """
+        there, own = self.notes.get("base_fingerprint", ""), self.notes.get(ADAPTED) == "true"
+        same = not there or not fingerprint or there == fingerprint
+        if own and not adapted:
+            if there == fingerprint:
+                raise BaseMismatch(
+                    f"{asked}: the prefix in {self.path} is for this network as it was adapted to "
+                    "prefixes, not for the network itself.",
+                    "Write that network with `gist merge RUN -o DIR`, and use DIR as the model.",
+                )
+            return  # the merged network has a fingerprint of its own
+        if not same:
+            raise BaseMismatch(
+                f"{asked}: the prefix in {self.path} was made for another network "
+                f"({self.notes.get('base_model', '')}, fingerprint {there[:12]}, here "
+                f"{fingerprint[:12]}).",
+                "Use the model that it was made for.",
+            )
+        if adapted and not own:
+            raise BaseMismatch(
+                f"{asked}: the prefix in {self.path} is for the network itself, and here texts are "
+                "read by one that was adapted to prefixes.",
+                "Use the model that it was made for.",
+            )
+
+
 def read_prefix(path: Path, fingerprint: str) -> Prefix:
-    """The prefix of a file.
+    """The prefix of a file, for `method.init`.
 
     Args:
         path: of the file.
         fingerprint: of the network that it is for; empty to take that of any.
 
     Raises:
+        NotFound, WeightsError: as `open_prefix`.
+        BaseMismatch: as `Stored.require_for`.
+    """
+    stored = open_prefix(path, "method.init")
+    stored.require_for(fingerprint, "method.init")
+    return stored.prefix
+
+
+def open_prefix(path: Path, asked: str) -> Stored:
+    """The content of a file.
+
+    Args:
+        path: of the file.
+        asked: who asks, for the message.
+
+    Raises:
         NotFound: no such file.
         WeightsError: damaged, or no prefix.
-        BaseMismatch: made for another network, or for this one once it was adapted.
     """
     if not path.is_file():
-        raise NotFound(f"method.init: {path} does not exist.", ANOTHER)
+        raise NotFound(f"{asked}: {path} does not exist.", ANOTHER)
     try:
         with safe_open(path, framework="pt") as file:
             notes: dict[str, str] = file.metadata() or {}
@@ -90,19 +162,4 @@ def read_prefix(path: Path, fingerprint: str) -> Prefix:
         raise WeightsError(
             f"{path} holds no prefix, which is keys and values ({AXES}): it has {listed}.", ANOTHER
         )
-    there = notes.get("base_fingerprint", "")
-    if notes.get(ADAPTED) == "true":
-        if there == fingerprint:
-            raise BaseMismatch(
-                f"method.init: the prefix in {path} is for this network as it was adapted to "
-                "prefixes, not for the network itself.",
-                "Write that network with `gist merge RUN -o DIR`, and use DIR as the model.",
-            )
-        return Prefix(found["keys"], found["values"])
-    if there and fingerprint and there != fingerprint:
-        raise BaseMismatch(
-            f"method.init: the prefix in {path} was made for another network "
-            f"({notes.get('base_model', '')}, fingerprint {there[:12]}, here {fingerprint[:12]}).",
-            "Use the model that it was made for.",
-        )
-    return Prefix(found["keys"], found["values"])
+    return Stored(path, Prefix(found["keys"], found["values"]), notes)

@@ -14,6 +14,7 @@ EXAMPLES = examples(
     "gist predict runs/flowers holiday/ -o holiday.csv",
     "gist predict flowers-merged *.jpg -o classes.csv --top-k 5",
     "gist predict runs/chats questions.jsonl -o answers.jsonl --max-new-tokens 64",
+    "gist predict runs/hyper questions.jsonl --prefix reviews-prefix -o answers.jsonl",
     "gist predict runs/chats alpaca_eval.json --alpaca-eval -o outputs.json --generator gift",
 )
 
@@ -43,6 +44,14 @@ def predict(
         list[str] | None,
         typer.Option(
             help="A text to go on from; may be repeated.", metavar="TEXT", show_default=False
+        ),
+    ] = None,
+    prefix: Annotated[
+        Path | None,
+        typer.Option(
+            help="What `gist compress` wrote, for in front of every prompt.",
+            metavar="DIR|FILE",
+            show_default=False,
         ),
     ] = None,
     max_new_tokens: Annotated[
@@ -87,6 +96,7 @@ def predict(
             output=output,
             top_k=top_k,
             prompts=prompt or (),
+            prefix=prefix,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             seed=seed,

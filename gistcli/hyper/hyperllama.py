@@ -36,13 +36,11 @@ from gistcli.hyper import gisting
 from gistcli.hyper.batches import VIEWS, divided, seen, with_gists
 from gistcli.hyper.composed import ComposedTuner
 from gistcli.hyper.probing import evaluating, unreached
-from gistcli.hyper.starting import read_start
+from gistcli.hyper.starting import GISTS, read_start
 from gistcli.methods.base import Criterion, Merged, Trained, Tuner, full_precision
 
 if TYPE_CHECKING:
     from gistcli.hyper.section import WithHyper
-
-GISTS = "hyper.gists"
 
 
 class HyperTuner(ComposedTuner):

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 
 from gistcli.backbones.base import Backbone
 from gistcli.errors import Refused
@@ -59,6 +59,13 @@ class Hyper(BaseModel):
     """Of both softmaxes in that divergence, which is multiplied by its square."""
     init: Path | None = None
     """Go on from another run: its directory, or its tuner.safetensors."""
+
+    @field_validator("init")
+    @classmethod
+    def _names_a_run_as_such(cls, init: Path | None) -> Path | None:
+        if init is not None and str(init).startswith("run:"):
+            raise ValueError("init is the directory of a run itself, without `run:`")
+        return init
 
     @model_validator(mode="after")
     def _does_something(self) -> Self:

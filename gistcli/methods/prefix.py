@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from gistcli.backbones.base import Backbone
 from gistcli.backbones.prefix import Prefix, prefix_of
 from gistcli.backbones.prefix_file import AXES, read_prefix
-from gistcli.errors import Refused, WeightsError
+from gistcli.errors import RecipeError, Refused, WeightsError
 from gistcli.methods.base import Capabilities, Method, Recommended, Tuner, full_precision
 
 RUN = "run:"
@@ -132,7 +132,7 @@ class PrefixTuner(Tuner):
 
         Raises:
             NotFound, BaseMismatch: as `read_prefix`.
-            WeightsError: a file that holds no prefix, or one of another shape.
+            RecipeError, WeightsError: a file that holds no prefix, or as `take`.
             Refused: a run, which only `gist finetune` asks for its prefix.
         """
         init = self.method.init
@@ -150,15 +150,22 @@ class PrefixTuner(Tuner):
         """Go on from a prefix.
 
         Raises:
+            RecipeError: it has another length.
             WeightsError: it has another shape.
         """
+        if found.length != self.method.length:
+            raise RecipeError(
+                f"method.init: {self.method.init} holds a prefix of {found.length} positions, and "
+                f"method.length is {self.method.length}.",
+                f"Set method.length to {found.length}.",
+            )
         for name, own in (("keys", self.keys), ("values", self.values)):
             given: Tensor = getattr(found, name)
             if given.shape != own.shape:
                 raise WeightsError(
                     f"method.init: {self.method.init} holds {name} {list(given.shape)}, but here "
                     f"they are {list(own.shape)} ({AXES}).",
-                    "Set method.length to that of the file, and use the model it was made for.",
+                    "Use the model that it was made for.",
                 )
             own.data.copy_(given)
 

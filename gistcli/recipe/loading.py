@@ -286,7 +286,7 @@ def _resolve_paths(tree: Any, base: Path, draft: _Draft) -> None:
             continue
         text = _expand(value, f"{section}.{key}", draft)
         file, colon, name = text.rpartition(":")
-        if (section, key) == ("method", "init") and text.startswith("run:"):
+        if key == "init" and text.startswith("run:"):
             inner[key] = f"run:{os.path.abspath(base / text.removeprefix('run:'))}"
         elif (section, key) == ("method", "name"):
             if file.endswith(".py"):

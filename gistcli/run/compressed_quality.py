@@ -31,6 +31,26 @@ from gistcli.run.episodic import Hypertuning, open_episodic
 from gistcli.run.loading import Loaded
 
 
+def unseen(asked: Task, shown: Task, episode: Episode, reporter: Reporter) -> Task:
+    """Further pairs without those that the prefix was made of, with the options of these.
+
+    Raises:
+        DataError: all of them are among the examples.
+    """
+    asked = with_known_options(asked, [option for item in shown.items for option in item.options])
+    read = {(item.prompt, item.completion) for item in shown.items[: episode.shown]}
+    left = tuple(i for i in asked.items if (i.prompt, i.completion) not in read)
+    if not left:
+        raise DataError(
+            f"{asked.name}: all {len(asked.items)} pairs are among the examples.",
+            "Measure a prefix by other pairs.",
+        )
+    if len(left) < len(asked.items):
+        twice = [i.origin for i in asked.items if (i.prompt, i.completion) in read]
+        reporter.warn(f"{asked.name}: {some(twice, 'pair')} among the examples, not asked")
+    return replace(asked, items=left)
+
+
 def quality(
     made: Compressor,
     loaded: Loaded,
@@ -47,7 +67,7 @@ def quality(
         made: the hypernetwork.
         loaded: its run, whose tasks give the other one.
         shown: whose examples the prefix is of.
-        asked: further pairs.
+        asked: further pairs, of `unseen`.
         episode: the examples that were read.
         prefix: of them.
         batch_size: texts at a time.
@@ -55,12 +75,7 @@ def quality(
 
     Returns:
         `metrics`, `intervals` of rates, `counts` and `queries`.
-
-    Raises:
-        DataError: all pairs are among the examples.
     """
-    options = [option for item in shown.items for option in item.options]
-    asked = _unseen(with_known_options(asked, options), shown, episode, reporter)
     queries = made.encoder.episode(asked, Drawn((), asked.items), options=True).queries
     episode = replace(episode, queries=queries)
     asked_for = None if loaded.recipe is None else loaded.recipe.eval.max_new_tokens
@@ -88,21 +103,6 @@ def _behind(held: HeldOut, prefix: Prefix, queries: Sequence[Any]) -> list[Answe
     tuner: Any = held.tuner
     with tuner.prefix_in_use(prefix):
         return held.texts(queries)
-
-
-def _unseen(asked: Task, shown: Task, episode: Episode, reporter: Reporter) -> Task:
-    """Without the pairs that the prefix was made of; those of a rule are all inputs there are."""
-    read = {(item.prompt, item.completion) for item in shown.items[: episode.shown]}
-    left = tuple(i for i in asked.items if (i.prompt, i.completion) not in read)
-    if not left:
-        raise DataError(
-            f"{asked.name}: all {len(asked.items)} pairs are among the examples.",
-            "Measure a prefix by other pairs.",
-        )
-    if len(left) < len(asked.items):
-        twice = [i.origin for i in asked.items if (i.prompt, i.completion) in read]
-        reporter.warn(f"{asked.name}: {some(twice, 'pair')} among the examples, not asked")
-    return replace(asked, items=left)
 
 
 def _another(made: Compressor, loaded: Loaded, shown: Task) -> Episode | None:

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from gistcli.artifacts.output import check_output
+from gistcli.artifacts.output import RECEIPT, check_output
 from gistcli.artifacts.prefix_export import Front, flattened, write_front
+from gistcli.artifacts.rundir import read_json
 from gistcli.artifacts.text_export import at_tokens
 from gistcli.artifacts.verify import Reference
 from gistcli.backbones.prefix import Prefix
@@ -20,7 +21,7 @@ from gistcli.data.episodes.drawing import Drawn
 from gistcli.data.text import collate_prompts, open_tokenizer
 from gistcli.errors import Refused
 from gistcli.reporting import SILENT, Reporter
-from gistcli.run.compressed_quality import quality
+from gistcli.run.compressed_quality import quality, unseen
 from gistcli.run.compressor import Compressor, compressor, read_examples
 from gistcli.run.loading import open_target
 from gistcli.run.text_exporting import form_of
@@ -66,13 +67,14 @@ def compress(
         BaseMismatch: another network or tokenizer than in training.
         GistError: as `open_target`; the disk.
     """
-    _require_folder(output)
+    _require_folder(output, reporter)
     task, asked = read_examples(examples), None if evaluate is None else read_examples(evaluate)
     loaded = open_target(target, model=model, device=device)
     _, info, _ = loaded.require_run("compress")
     tokenizer = open_tokenizer(loaded.backbone.origin.config["folder"])
     made = compressor(loaded.tuner, info, tokenizer, str(target), loaded.precision())
     episode = made.read(task, reporter)
+    asked = None if asked is None else unseen(asked, task, episode, reporter)
     start = time.perf_counter()
     prefix = made.prefix(episode)
     front = Front(flattened(prefix), prefix)
@@ -113,13 +115,24 @@ def compress(
     return {**found, **quality(made, loaded, task, asked, episode, prefix, size, reporter)}
 
 
-def _require_folder(output: Path) -> None:
+def _require_folder(output: Path, reporter: Reporter) -> None:
+    """Whether a prefix may go there: an earlier one gives way, merged weights do not."""
     if output.suffix == ".safetensors":
         raise Refused(
             f"{output}: -o is a folder, in which prefix.safetensors is written.",
             f"Try `-o {output.with_suffix('')}`.",
         )
     check_output(output)
+    if (output / RECEIPT).is_file():
+        earlier = read_json(output / RECEIPT).get("format")
+        if earlier not in KINDS.values():
+            raise Refused(
+                f"{output} holds what `gist merge` wrote ({earlier}), and no prefix.",
+                "Choose another output folder.",
+            )
+        reporter.say(
+            f"{output} holds an earlier prefix, which is replaced once this one is verified."
+        )
 
 
 def _weights(files: Any) -> list[str]:

@@ -15,13 +15,14 @@ from gistcli.data.episodes import Episode, EpisodeEncoder, Task, demonstrate, re
 from gistcli.data.episodes.natural import open_natural
 from gistcli.data.text import TextOptions, Tokenizer
 from gistcli.data.text.records import read_rows
-from gistcli.errors import BaseMismatch, DataError, Refused
+from gistcli.errors import BaseMismatch, DataError, NotFound, RecipeError, Refused
 from gistcli.evaluate.language.held_out import compressed
 from gistcli.hyper.hyperllama import HyperTuner
 from gistcli.reporting import Reporter
 from gistcli.run.episode_options import options_of, tokenizer_hash
 
 HINT = "Give a run that was trained with a section hyper (context: gists)."
+ROWS = "Give a file of one task, whose rows are {prompt, completion} or {text, label}."
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class Compressor:
             tokenizer=tokenizer_hash(self.encoder.tokenizer),
             rope=getattr(self.tuner.network.config, "rope_parameters", None),
             adapted=self.adapted,
+            template=self.encoder.options.template,
         )
 
 
@@ -112,17 +114,21 @@ def read_examples(path: Path) -> Task:
     """The only task of a file of examples; a column `options` holds those of its rows.
 
     Raises:
-        NotFound, DataError, RecipeError: nothing there, no example, or several tasks.
+        NotFound, DataError: nothing there, no example, or several tasks.
     """
-    tasks, _ = read_tasks(path, TextOptions(columns=_columns(path)))
-    if not tasks or not tasks[0].items:
-        raise DataError(f"{path} holds no example.", "A row is {prompt, completion}.")
+    if path.is_dir():
+        raise NotFound(f"{path} is a folder, and examples stand in a file.", ROWS)
+    try:
+        tasks, _ = read_tasks(path, TextOptions(columns=_columns(path)))
+    except (DataError, RecipeError) as error:
+        # there is no recipe here whose keys a hint could name
+        hint = ROWS if "data." in error.hint else error.hint
+        raise DataError(error.message, hint) from error
+    if not tasks[0].items:
+        raise DataError(f"{path} holds no example.", ROWS)
     if len(tasks) > 1:
         names = ", ".join(task.name for task in tasks[:5])
-        raise DataError(
-            f"{path} holds {len(tasks)} tasks ({names}), and a prefix is of one.",
-            "Give a file a task.",
-        )
+        raise DataError(f"{path} holds {len(tasks)} tasks ({names}), and a prefix is of one.", ROWS)
     return tasks[0]
 
 

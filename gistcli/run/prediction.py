@@ -30,6 +30,7 @@ def predict(
     output: Path | None = None,
     top_k: int = 5,
     prompts: Sequence[str] = (),
+    prefix: Path | None = None,
     max_new_tokens: int | None = None,
     temperature: float = 0.0,
     seed: int = 0,
@@ -47,6 +48,7 @@ def predict(
         output: a CSV file, for text one of JSON lines; None writes none.
         top_k: classes per image or text.
         prompts: texts that a language model goes on from.
+        prefix: what `gist compress` wrote, for in front of them.
         max_new_tokens: of each answer, at most; None for 256.
         temperature: of sampling; 0 takes the likeliest token each time.
         seed: of sampling.
@@ -70,16 +72,16 @@ def predict(
     loaded = open_target(target, model=model, device=device)
     if loaded.backbone.modality == "text":
         named = (generator or target.resolve().name) if alpaca_eval else None
-        asked = Asked(inputs, prompts, top_k, max_new_tokens, temperature, seed, named)
+        asked = Asked(inputs, prompts, top_k, max_new_tokens, temperature, seed, named, prefix)
         found = predict_text(loaded, asked, output, reporter)
         return {
             "output": str(output) if output is not None else None,
             **found,
             "seconds": round(time.perf_counter() - start, 3),
         }
-    if prompts or alpaca_eval:
-        asked_for = "--prompt" if prompts else "--alpaca-eval"
-        raise Refused(f"{target} reads pictures, and answers no {asked_for}.", "Give image files.")
+    texts = {"--prompt": prompts, "--alpaca-eval": alpaca_eval, "--prefix": prefix is not None}
+    for flag in (flag for flag, given in texts.items() if given):
+        raise Refused(f"{target} reads pictures, and answers no {flag}.", "Give image files.")
     files = expand_inputs(inputs)
     probabilities = _probabilities(loaded, files, reporter)
     names = [str(f) for f in files]

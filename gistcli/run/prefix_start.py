@@ -61,6 +61,12 @@ def prefix_to_start_from(
     state, info = RunDirectory.open(path).read_tuner()
     there = method_of(info.method)
     _require_same(method, there, path, info, backbone)
+    if isinstance(there, WithHyper) and not isinstance(workload, (Hypertuning, CausalText)):
+        raise Refused(
+            f"{workload.name} has no prompts with answers, which the hypernetwork of "
+            f"method.init: {path} reads.",
+            "Use a language model (task.type causal_lm), or another method.init.",
+        )
     tuner: Tuner = there.attach(backbone)
     try:
         tuner.load_state(state)
@@ -131,11 +137,7 @@ def _training_task(made: Compressor, workload: Workload, reporter: Reporter) -> 
                 "Give the examples of one task, or init a run of the method prefix.",
             )
         return tasks[0]
-    if not isinstance(workload, CausalText):
-        raise Refused(
-            f"{name} has no prompts with answers, which a hypernetwork reads.",
-            "Use a language model (task.type causal_lm), or another method.init.",
-        )
+    assert isinstance(workload, CausalText)
     items = as_items(examples_of(workload.catalog, "train"), name, False, [])
     return Task(name, name, _bare(items, made, reporter))
 

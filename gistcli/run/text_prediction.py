@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from gistcli.backbones.prefix_file import Stored
 from gistcli.backbones.text import TextBackbone
 from gistcli.data.base import some
 from gistcli.data.text import (
@@ -29,11 +30,14 @@ from gistcli.errors import DataError, Refused
 from gistcli.evaluate import classify
 from gistcli.evaluate.language.generation import Decoding, generate
 from gistcli.evaluate.language.records import write_alpaca_eval, write_json_lines
+from gistcli.hyper.hyperllama import HyperTuner
 from gistcli.reporting import Reporter
+from gistcli.run.episode_options import TASKS as EPISODIC
+from gistcli.run.in_front import as_put, in_front, open_front, template_of
 from gistcli.run.loading import Loaded
 from gistcli.run.texts import text_options
 
-WRITES = ("causal_lm", "seq2seq")
+WRITES = ("causal_lm", "seq2seq", *EPISODIC)
 """Tasks of networks that write text."""
 MOST = 256
 """Tokens of an answer where nobody says."""
@@ -54,6 +58,7 @@ class Asked:
         temperature: 0 takes the likeliest token each time.
         seed: of the draws above 0.
         generator: answers to AlpacaEval's instructions, under this name; None for other answers.
+        prefix: a file of one, or the folder around it, for in front of every prompt.
     """
 
     files: Sequence[Path] = ()
@@ -63,6 +68,7 @@ class Asked:
     temperature: float = 0.0
     seed: int = 0
     generator: str | None = None
+    prefix: Path | None = None
 
     def decoding(self) -> Decoding:
         """How tokens are chosen."""
@@ -89,7 +95,8 @@ def predict_text(
 
     Raises:
         DataError: rows that cannot be used, or prompts that leave no room for an answer.
-        Refused: a picture's or table's name for the output.
+        Refused: a picture's or table's name for the output, or a prefix where nothing is written.
+        GistError: as `open_front`.
     """
     if output is not None and output.suffix.lower() not in (".jsonl", ".json"):
         raise Refused(
@@ -168,27 +175,25 @@ def _write_alpaca_eval(
 def _answers(
     loaded: Loaded, asked: Asked, options: TextOptions, tokenizer: Tokenizer, reporter: Reporter
 ) -> list[dict[str, Any]]:
-    template = open_template(tokenizer, options.chat_template)
-    examples: list[Example] = [
-        Plain(text, f"--prompt {n}") for n, text in enumerate(asked.prompts, 1)
-    ]
-    for path in asked.files:
-        examples += read_unanswered(path, options, task=loaded.task, templated=template is not None)
-    if loaded.task == "seq2seq":
-        most = tokenizer.max_length(options.max_length, _positions(loaded))
-        prompts = encode_sources(examples, tokenizer, template, most)
-    else:
-        most = tokenizer.max_length(None, _positions(loaded))
-        prompts = encode_prompts(examples, tokenizer, template, most - 1)
-    written = generate(
-        loaded.tuner,
-        tokenizer,
-        prompts,
-        asked.decoding(),
-        loaded.batch_size,
-        precision=loaded.precision(),
-        reporter=reporter,
-    )
+    stored = None if asked.prefix is None else open_front(asked.prefix, loaded, tokenizer)
+    if stored is None and loaded.task in EPISODIC and isinstance(loaded.tuner, HyperTuner):
+        reporter.say("There is no --prefix: answers come without examples.")
+    prefix, positions = None if stored is None else stored.prefix, _positions(loaded)
+    examples, prompts = _prompts(loaded, asked, options, tokenizer, stored)
+    decoding = asked.decoding()
+    if prefix is not None and positions is not None:
+        most = positions - prefix.length
+        decoding = replace(decoding, max_length=min(decoding.max_length or most, most))
+    with in_front(loaded.tuner, prefix):
+        written = generate(
+            loaded.tuner,
+            tokenizer,
+            prompts,
+            decoding,
+            loaded.batch_size,
+            precision=loaded.precision(),
+            reporter=reporter,
+        )
     return [
         {
             "name": example.origin,
@@ -201,12 +206,43 @@ def _answers(
     ]
 
 
+def _prompts(
+    loaded: Loaded,
+    asked: Asked,
+    options: TextOptions,
+    tokenizer: Tokenizer,
+    stored: Stored | None,
+) -> tuple[list[Example], list[list[int]]]:
+    """What is asked, and its tokens, which leave room for a prefix and an answer."""
+    task = loaded.task
+    if task in EPISODIC:  # which task a question is of makes no difference
+        task = "causal_lm"
+        columns = {role: name for role, name in options.columns.items() if role != "task"}
+        options = replace(options, columns=columns)
+    template = open_template(tokenizer, options.chat_template)
+    examples: list[Example] = [
+        Plain(text, f"--prompt {n}") for n, text in enumerate(asked.prompts, 1)
+    ]
+    for path in asked.files:
+        examples += read_unanswered(path, options, task=task, templated=template is not None)
+    if task == "seq2seq":
+        most = tokenizer.max_length(options.max_length, _positions(loaded))
+        return examples, encode_sources(examples, tokenizer, template, most)
+    most = tokenizer.max_length(None, _positions(loaded)) - 1
+    if stored is not None:
+        most -= stored.prefix.length
+    form = template_of(loaded, stored)
+    put = [as_put(example, form) for example in examples]
+    return examples, encode_prompts(put, tokenizer, template, most)
+
+
 def _outputs(
     loaded: Loaded, asked: Asked, options: TextOptions, tokenizer: Tokenizer, reporter: Reporter
 ) -> list[dict[str, Any]]:
-    if asked.prompts:
+    if asked.prompts or asked.prefix is not None:
+        flag = "--prompt" if asked.prompts else "--prefix"
         raise Refused(
-            f"{loaded.name} answers no --prompt: it is no language model.", "Give a file."
+            f"{loaded.name} answers no {flag}: it is no language model.", "Give a file alone."
         )
     examples: list[Example] = []
     for path in asked.files:

@@ -72,6 +72,11 @@ def test_transformers_and_peft_write_what_the_run_writes(place: Path, tmp_path: 
     prompt = AutoTokenizer.from_pretrained(place / "llama")(PROMPT)["input_ids"]
     assert plain == written(tuned, prompt, STEPS)
     assert plain != bare
+    text = AutoTokenizer.from_pretrained(place / "llama").decode(plain, skip_special_tokens=True)
+    for target in (place / "hyper", place / "llama"):  # both put a prompt as the examples were
+        found = run.predict(target, [], prompts=["w30"], prefix=tmp_path / "safetensors",
+                            max_new_tokens=STEPS, device="cpu")  # fmt: skip
+        assert found["predictions"][0]["text"] == text
 
 
 def test_the_report_and_the_file_say_what_was_read(place: Path, tmp_path: Path) -> None:
@@ -194,6 +199,8 @@ def test_bad_examples_and_other_networks_are_answered_in_a_line(
     full = recipe.model_validate({**tree, "hyper": {**own, "context": "full"}})
     run.finetune(full, output=tmp_path / "full")
     assert "makes no prefixes" in error(place / "new.jsonl", code=2, target=tmp_path / "full")
+    line = ("gist predict", tmp_path / "full", "--prompt", "w1", "--prefix", tmp_path / "none")
+    assert "makes no prefixes" in call(*line, code=2)["error"]["message"]
 
 
 def test_examples_with_one_answer_are_warned_of(place: Path, tmp_path: Path) -> None:

@@ -183,4 +183,9 @@ def _asked(item: Item, answer: str, plain: bool) -> str:
 
 
 def _prompt(item: Item, plain: bool) -> str:
-    return item.prompt if plain else f"Input:\n{item.prompt}\nOutput:\n"
+    return item.prompt if plain else put(item.prompt)
+
+
+def put(prompt: str) -> str:
+    """A prompt by the template input-output."""
+    return f"Input:\n{prompt}\nOutput:\n"

@@ -133,7 +133,7 @@ def _readable(folder: Path) -> list[Path]:
 
 def _near(path: Path) -> str:
     here = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    return did_you_mean(path.name, here) if len(here) < 30 else ""
+    return did_you_mean(path.name, here) if 0 < len(here) < 30 else "Check the path."
 
 
 def _files_of_folder(folder: Path) -> tuple[dict[str, Path], list[str]]:
