@@ -8,6 +8,7 @@ orderings that are looked at here.
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,14 @@ from gistcli.atomic import write_json
 from gistcli.backbones.prefix import Prefix
 from gistcli.data.episodes import as_queries, held_out, tasks_of
 from gistcli.evaluate.comparison_plots import plot_learning_curves
-from gistcli.evaluate.language.held_out import Answers, HeldOut
+from gistcli.evaluate.language.held_out import (
+    IN_CONTEXT,
+    NEW_TOKENS,
+    WRONG_TASK,
+    ZERO_SHOT,
+    Answers,
+    HeldOut,
+)
 from gistcli.evaluate.language.records import write_json_lines
 from gistcli.evaluate.language.tuned import TunedPrefixes, mean_of, random_like
 from gistcli.evaluate.paired import ENTROPY, percentile_interval, resampled_means
@@ -132,9 +140,10 @@ def _scores(
         opened = _Opened(output / name, reporter)
         found[name] = opened.curve(opened.tuned.made(), name)
     told = [task for task in runs["hyper"]["tasks"] if task["split"] == main.split]
-    for row, condition in (("nothing", "zero_shot"), ("wrong_task", "wrong_task"),
-                           ("in_context", "in_context")):  # fmt: skip
-        found[row] = {0: np.array([task[condition] for task in told])}
+    conditions = {"nothing": ZERO_SHOT, "wrong_task": WRONG_TASK, "in_context": IN_CONTEXT}
+    for row, condition in conditions.items():
+        if all(condition in task for task in told):  # a single task has no other
+            found[row] = {0: np.array([task[condition] for task in told])}
     return found
 
 
@@ -158,7 +167,7 @@ class _Opened:
         tasks = tasks_of(workload.catalog, self.split)
         encoder = workload.episode_encoder(self.split)
         held = HeldOut(
-            loaded.tuner, encoder, loaded.batch_size, recipe.eval.max_new_tokens or 128,
+            loaded.tuner, encoder, loaded.batch_size, recipe.eval.max_new_tokens or NEW_TOKENS,
             loaded.precision(),
         )  # fmt: skip
         lr = PrefixTuning.recommended["text"].lr
@@ -247,9 +256,10 @@ def _files(output: Path) -> dict[str, str]:
 
 def _commands(recipe: Recipe, output: Path) -> list[str]:
     assert recipe.hyper is not None
-    return [
-        f"gist compress {output}/hyper {output}/examples.jsonl -o {output}/peft --format peft",
-        f"gist finetune --method prefix --model {recipe.model.name} --data {output}/examples.jsonl "
-        f"--set method.length={recipe.hyper['gists']} --set method.init=run:{output}/hyper "
-        f"--max-steps {AT} -o {output}/tuned",
-    ]
+    hyper, examples = str(output / "hyper"), str(output / "examples.jsonl")
+    start = [f"method.length={recipe.hyper['gists']}", f"method.init=run:{hyper}"]
+    further = [part for each in start for part in ("--set", each)]
+    tune = ["gist", "finetune", "--method", "prefix", "--model", recipe.model.name]
+    tune += ["--data", examples, *further, "--max-steps", str(AT), "-o", str(output / "tuned")]
+    compress_ = ["gist", "compress", hyper, examples, "-o", str(output / "peft")]
+    return [shlex.join(command) for command in ([*compress_, "--format", "peft"], tune)]
