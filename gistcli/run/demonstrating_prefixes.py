@@ -103,7 +103,7 @@ def demonstrate_prefixes(
     metrics = {task["metric"] for task in runs["hyper"]["tasks"] if task["split"] == main.split}
     metric = metrics.pop() if len(metrics) == 1 else "score"
     write_json(output / "orderings.json", {"metric": metric, **figures})
-    _draw(rows, output / "orderings.png", metric)
+    draw_tuning([rows], output / "orderings.png", metric)
     kept = ("run", "metrics", "parameters", "steps", "seconds")
     return {
         "output": str(output),
@@ -224,24 +224,36 @@ def _compressed_task(main: _Opened, output: Path, reporter: Reporter) -> dict[st
     return compress(output / "hyper", examples, folder, reporter=reporter)
 
 
-def _draw(rows: Sequence[Mapping[str, Any]], path: Path, metric: str) -> None:
+def draw_tuning(found: Sequence[Sequence[Mapping[str, Any]]], path: Path, metric: str) -> None:
+    """The scores over steps of prefix tuning as a PNG: means of demos, and their range.
+
+    Args:
+        found: `rows` of each demo, such as one a seed.
+        path: the PNG.
+        metric: names the vertical axis.
+
+    Raises:
+        StorageError: the disk is full or may not be written.
+    """
+    fronts = [row["front"] for row in found[0]]
     curves = {
-        row["front"]: [[(int(step), value) for step, value in row["scores"].items()]]
-        for row in rows
-        if len(row["scores"]) > 1
+        front: [_points(rows[place]["scores"]) for rows in found]
+        for place, front in enumerate(fronts)
     }
-    flat = [row["front"] for row in rows if len(row["scores"]) == 1]
-    for row in rows:
-        if row["front"] in flat:
-            value = row["scores"]["0"]
-            curves[row["front"]] = [[(step, value) for step in STEPS]]
     plot_learning_curves(
         {"held-out tasks": curves},
-        [row["front"] for row in rows],
+        fronts,
         path,
         title="Prefix tuning, by what it starts from",
         metric=metric,
     )
+
+
+def _points(scores: Mapping[str, float]) -> list[tuple[int, float]]:
+    """Steps and scores; what is never tuned is the same at all of them."""
+    if len(scores) == 1:
+        return [(step, scores["0"]) for step in STEPS]
+    return [(int(step), value) for step, value in scores.items()]
 
 
 def _files(output: Path) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The comparison of HyperLlama on `gist_llama_nano`, by seeds: `gist demo` of the quickstart.
 
 Run: python -m tests.benchmarks.hyper RUNS -o tests/benchmarks/hyper.md --ship
+     --picture recipes/images/prefix-tuning.png
 
 RUNS is a folder for the demos: what is there already is not trained again. --ship puts the first
 seed's hypernetworks into tests/hyper/checkpoints. One thread; some ten minutes of a processor for
@@ -23,6 +24,7 @@ import yaml
 from gistcli import run
 from gistcli.atomic import atomic_file, write_json
 from gistcli.recipe import load_recipe
+from gistcli.run.demonstrating_prefixes import draw_tuning
 from tests.benchmarks.tables import header
 from tests.hyper import nano
 
@@ -94,6 +96,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--ship", action="store_true", help="into tests/hyper/checkpoints")
     parser.add_argument("-o", "--output", type=Path, help="a Markdown file; else shown only")
+    parser.add_argument("--picture", type=Path, help="a PNG of prefix tuning")
     options = parser.parse_args()
     torch.set_num_threads(1)
     runs = options.runs.resolve()
@@ -103,6 +106,8 @@ def main() -> None:
     ]
     for name, place in SHIPPED.items() if options.ship else ():
         ship(runs / str(options.seeds[0]) / name, nano.CHECKPOINTS / place)
+    if options.picture is not None:
+        draw_tuning([one["rows"] for one in found], options.picture, found[0]["metric"])
     parts = (scores(found), orderings(found), seconds(found))
     text = "\n".join(["# Prefixes of held-out tasks on gist_llama_nano", "",
                       *(f"{line}" for part in parts for line in (*part, ""))])  # fmt: skip
