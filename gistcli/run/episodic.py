@@ -38,7 +38,13 @@ from gistcli.hyper.section import WithHyper
 from gistcli.methods.base import Method, Tuner
 from gistcli.recipe import Recipe
 from gistcli.reporting import Reporter
-from gistcli.run.episode_options import episode_options, episodic_task, tokenizer_hash
+from gistcli.run.episode_options import (
+    MEASURED_ROWS,
+    enough_documents,
+    episode_options,
+    episodic_task,
+    tokenizer_hash,
+)
 from gistcli.run.texts import NextToken, text_options
 from gistcli.run.workload import Measured, Setting, Workload
 
@@ -47,8 +53,6 @@ USELESS = (
     "data.train_on", "data.chat_template",
 )  # fmt: skip
 """Keys of texts that have no say where rows are made of examples and queries."""
-MEASURED_ROWS = 512
-"""Of a split, at most, by which the loss is told while training goes on."""
 
 
 class Episodic(NextToken):
@@ -332,6 +336,12 @@ def open_episodic(
         catalog = open_tasks(recipe.data, options, base=Path.cwd(), pinned=pinned, whole=whole)
     else:
         catalog = open_texts(
-            recipe.data, options, base=Path.cwd(), task="causal_lm", pinned=pinned, whole=whole
+            recipe.data,
+            options,
+            base=Path.cwd(),
+            task="causal_lm",
+            pinned=pinned,
+            whole=whole,
+            enough=None if whole else enough_documents(recipe),
         )
     return kind(recipe, catalog, tokenizer)
