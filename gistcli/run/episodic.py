@@ -31,6 +31,7 @@ from gistcli.data.episodes import (
 from gistcli.data.episodes.family import NAME as BUILT_IN
 from gistcli.data.text import Example, Tokenizer, examples_of, open_texts, open_tokenizer
 from gistcli.errors import RecipeError, Refused
+from gistcli.evaluate.language.controls import control_losses
 from gistcli.evaluate.language.held_out import NEW_TOKENS, HeldOut
 from gistcli.evaluate.language.records import write_json_lines
 from gistcli.evaluate.language.task_scores import METRICS, TaskScores, score_tasks
@@ -281,6 +282,12 @@ class Compression(Episodic):
                 "Leave --untuned out.",
             )
         return Measured(self.likelihood(tuner, split, setting, reporter), None)
+
+    def conclude(self, tuner: Tuner, split: str, setting: Setting, reporter: Reporter) -> Measured:
+        """The loss, and between what it has to lie."""
+        measured = self.measure(tuner, split, setting, reporter)
+        controls = self.over(control_losses, tuner, split, setting, reporter)
+        return Measured({**measured.figures, **controls}, None)
 
     @property
     def template_name(self) -> str:

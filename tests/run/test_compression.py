@@ -76,3 +76,19 @@ def test_only_steps_say_what_is_enough(place: Path, tmp_path: Path) -> None:
     assert (few.train, few.why) == (MEASURED_ROWS, "more than 4 steps of 8 rows can use")
     assert enough_documents(recipe(place, corpus, train={"max_steps": None})) is None
     assert enough_documents(recipe(place, corpus, data={"path": "x", "shots": 9})) is None
+
+
+def test_a_run_says_between_what_its_loss_lies(place: Path, tmp_path: Path) -> None:
+    corpus = write_documents(tmp_path / "corpus.jsonl", 40)
+    listener = Listener()
+    every = recipe(place, corpus, eval={"every": 2})
+    result = run.finetune(every, output=tmp_path / "run", reporter=listener)
+    for split in ("val", "test"):
+        for name in ("loss", "loss_alone", "loss_in_context", "loss_wrong_document"):
+            assert 3 < result["metrics"][f"{split}/{name}"] < 9, name
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert any("val/loss" in record for record in records)
+    assert not any("val/loss_alone" in record for record in records)
+    table = run.compare([tmp_path / "run"], metric="test/loss_alone")
+    assert table["rows"]
