@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gistcli import atomic
-from gistcli.artifacts.comparison_sections import Value, summary_name, title_of
+from gistcli.artifacts.comparison_sections import Value, is_rate, summary_name, title_of
 from gistcli.artifacts.comparison_text import latex, markdown
 from gistcli.evaluate.comparison_plots import (
     Curves,
@@ -51,7 +51,7 @@ def write_comparison(
         atomic.write_text(folder / name, text)
     atomic.write_json(folder / "table.json", {k: v for k, v in value.items() if k != "files"})
     written = [*texts, "table.json"]
-    rate = not value["metric"].endswith("loss")
+    rate = is_rate(value["metric"])
     on_validation = f"val/{value['metric'].partition('/')[2]}"
     dots = list(_dots(value))
     if dots:

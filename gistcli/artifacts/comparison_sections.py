@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gistcli.train.plan import lower_is_better
+
 NARROW = 6
 """With more tasks than this, or with groups, the first table holds means only."""
 WIDE = 8
@@ -51,7 +53,7 @@ def sections(value: Value, by_task: bool = True) -> list[Section]:
         by_task: with those that have a column a task where the first one has means only.
     """
     narrow = len(value["tasks"]) <= NARROW and not value["groups"]
-    unit = " (%)" if _is_rate(value["metric"]) else ""
+    unit = " (%)" if is_rate(value["metric"]) else ""
     found = [_figures(value, f"{value['metric']}{unit}", _first(value, narrow), lead=True)]
     if by_task and not narrow:
         found += [
@@ -92,7 +94,7 @@ def summary_name(value: Value, key: str) -> str:
 
 def percent(metric: str, figure: float) -> str:
     """A rate in percent with one decimal; another figure with four digits."""
-    return f"{100 * figure:.1f}" if _is_rate(metric) else f"{figure:.4g}"
+    return f"{100 * figure:.1f}" if is_rate(metric) else f"{figure:.4g}"
 
 
 def source_lines(value: Value) -> list[str]:
@@ -104,8 +106,9 @@ def source_lines(value: Value) -> list[str]:
     ]
 
 
-def _is_rate(metric: str) -> bool:
-    return not metric.endswith(("loss", "perplexity"))
+def is_rate(metric: str) -> bool:
+    """Whether a metric is a share of 1, of which more is better."""
+    return not lower_is_better(metric)
 
 
 # --- figures ----------------------------------------------------------------------------------
@@ -186,7 +189,7 @@ def _best(cells: Sequence[Value | None], metric: str) -> str | None:
     means = [cell["mean"] for cell in cells if cell]
     if not means:
         return None
-    return percent(metric, max(means) if _is_rate(metric) else min(means))
+    return percent(metric, max(means) if is_rate(metric) else min(means))
 
 
 def _cell(metric: str, cell: Value | None, interval: bool) -> str:

@@ -15,7 +15,7 @@ from gistcli.data.splits import ALIASES, PAIRED, split_name
 from gistcli.errors import DataError, NotFound, RecipeError
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
 
 FILES = (".parquet", ".arrow")
 OWNERS = {
@@ -46,20 +46,46 @@ def load_tables(place: Path | str, splits: str | Mapping[str, str]) -> dict[str,
         DataError: damaged files.
         RecipeError: a folder of several data sets.
     """
-    import datasets
+    return _tables(place, splits, streaming=False)
 
-    with _quiet():
-        if not isinstance(place, Path):
-            loaded = _from_hub(place)
-        else:
-            try:
-                loaded = _from_disk(place, splits)
-            except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-                raise DataError(f"{place} cannot be read: {_short(error)}") from error
+
+def stream_tables(
+    place: Path | str, splits: str | Mapping[str, str]
+) -> dict[str, Dataset | IterableDataset]:
+    """As `load_tables`, for the first rows of something large: read, or fetched, as they are used.
+
+    What is saved or in the cache is mapped into memory. Use `reading_tables` around the reading.
+    """
+    return _tables(place, splits, streaming=True)
+
+
+def _tables(place: Path | str, splits: str | Mapping[str, str], *, streaming: bool) -> Any:
+    if isinstance(place, Path):
+        with reading_tables(place):
+            loaded = _from_disk(place, splits, streaming)
+    else:
+        with _quiet():
+            loaded = _from_hub(place, streaming)
     return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
 
 
-def _from_disk(path: Path, splits: str | Mapping[str, str]) -> Any:
+@contextmanager
+def reading_tables(place: Path | str) -> Iterator[None]:
+    """Inside, what keeps rows from being read becomes a DataError that says where."""
+    import datasets
+
+    try:
+        with _quiet():
+            yield
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(f"{place} cannot be read: {_short(error)}") from error
+    except Exception as error:
+        if not _is_of_network(error):
+            raise
+        raise DataError(f"{place} cannot be read: {_short(error)}", "Try again.") from error
+
+
+def _from_disk(path: Path, splits: str | Mapping[str, str], streaming: bool) -> Any:
     """A saved data set, arrow or parquet files, or a folder of them."""
     import datasets
 
@@ -73,11 +99,12 @@ def _from_disk(path: Path, splits: str | Mapping[str, str]) -> Any:
     elif path.is_dir():
         named = _named_shards(path)
         if named is None:
-            return datasets.load_dataset(str(path))
+            return datasets.load_dataset(str(path), streaming=streaming)
         files, kind = named, ".parquet"
     else:
         files, kind = {"train": str(path)}, path.suffix
-    return datasets.load_dataset("arrow" if kind == ".arrow" else "parquet", data_files=files)
+    name = "arrow" if kind == ".arrow" else "parquet"
+    return datasets.load_dataset(name, data_files=files, streaming=streaming)
 
 
 def _named_shards(folder: Path) -> dict[str, list[str]] | None:
@@ -141,7 +168,7 @@ def hub_name(asked: str) -> str | None:
     return name if len(parts) <= (3 if known else 2) else None
 
 
-def _from_hub(place: str) -> Any:
+def _from_hub(place: str, streaming: bool) -> Any:
     """A data set of the hub, or its copy in the local cache where the hub does not answer."""
     import datasets
     from huggingface_hub import HfApi
@@ -160,12 +187,12 @@ def _from_hub(place: str) -> Any:
     except (OfflineModeIsEnabled, OSError, RuntimeError) as error:
         why = _short(error)
     except Exception as error:
-        if not type(error).__module__.startswith("httpx"):
+        if not _is_of_network(error):
             raise
         why = _short(error)
     try:
         with _offline(bool(why)):
-            return datasets.load_dataset(name, configured)
+            return datasets.load_dataset(name, configured, streaming=streaming and not why)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         if not why:
             more = " ".join(str(error).split("\n")[1:3])  # such as the configurations there are
@@ -178,6 +205,11 @@ def _from_hub(place: str) -> Any:
             f"Fetch it where there is a network: hf download {name} --repo-type dataset{part} "
             f"--local-dir DIR, and give it: --data {folder}.",
         ) from None
+
+
+def _is_of_network(error: Exception) -> bool:
+    """Whether the hub's client could not reach it."""
+    return type(error).__module__.startswith("httpx")
 
 
 @contextmanager

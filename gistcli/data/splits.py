@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from gistcli.data.base import SPLITS, DataOptions, Found, Record, class_order, some
@@ -149,11 +149,8 @@ def divide(found: Found, data: DataOptions) -> Part:
         )
     if data.val_fraction + data.test_fraction >= 1:
         raise RecipeError("data.val_fraction and data.test_fraction leave nothing to train on.")
-    fractions = {"val": data.val_fraction, "test": data.test_fraction}
-    wanted = {s: f for s, f in fractions.items() if f > 0 and s not in splits}
+    wanted = carved_fractions(splits, data)
     pooled = data.include_val or data.folds is not None
-    if "val" in splits or (pooled and "test" not in wanted):
-        wanted = {}
     everything = [*splits["train"], *splits.get("val", [])]
     if wanted:
         parts = carve(splits["train"], wanted, data.split_seed)
@@ -163,6 +160,19 @@ def divide(found: Found, data: DataOptions) -> Part:
         once = {r.name: r for r in everything if r.name not in tested}
         splits = {"train": [*once.values()], "test": splits.get("test", [])}
     return {s: records for s, records in splits.items() if records}
+
+
+def carved_fractions(present: Collection[str], data: DataOptions) -> dict[str, float]:
+    """Split -> the share of the training examples that becomes it, by the rule of `divide`.
+
+    Args:
+        present: the splits that were found.
+        data: the recipe's section.
+    """
+    fractions = {"val": data.val_fraction, "test": data.test_fraction}
+    wanted = {s: f for s, f in fractions.items() if f > 0 and s not in present}
+    pooled = data.include_val or data.folds is not None
+    return {} if "val" in present or (pooled and "test" not in wanted) else wanted
 
 
 def carve(records: Sequence[Record], wanted: Mapping[str, float], seed: int) -> Part:

@@ -98,6 +98,7 @@ def run_over(
     batch_size: int,
     take: Callable[[Mapping[str, Tensor], Features], T],
     *,
+    forward: Callable[[Mapping[str, Tensor]], Features] | None = None,
     precision: str = "fp32",
     reporter: Reporter = SILENT,
     phase: str = "evaluate",
@@ -109,6 +110,7 @@ def run_over(
         split: the examples; its batches come on the device of the network.
         batch_size: examples at a time; changes speed and memory only.
         take: what is kept of a batch.
+        forward: a batch through the network; None for the tuner's own pass.
         precision: fp32 or bf16 autocast, as in training.
         reporter: gets a phase of that name, in examples.
         phase: its name.
@@ -119,7 +121,7 @@ def run_over(
         with evaluation_mode(tuner, tuner.backbone), torch.no_grad(), tuner.step():
             for batch in split.batches(batch_size, seed=None):
                 with autocast(batch["labels"].device, precision):
-                    features: Features = tuner(batch)
+                    features: Features = (forward or tuner)(batch)
                 taken.append(take(batch, features))
                 reporter.advance(phase, len(batch["labels"]))
     finally:

@@ -119,8 +119,15 @@ class HyperTuner(ComposedTuner):
 
         The teacher of distillation, and few-shot prompting to compare with. Without gradients.
         """
+        return self._untouched(batch, gisting.full_context(batch["spans"]))
+
+    def alone(self, batch: Mapping[str, Tensor]) -> Features:
+        """What it answers without examples, nor anything else in front. Without gradients."""
+        return self._untouched(batch, gisting.queries_alone(batch["spans"]))
+
+    def _untouched(self, batch: Mapping[str, Tensor], spans: Tensor) -> Features:
         with torch.no_grad(), self.disabled():
-            return self._features(seen(batch, gisting.full_context(batch["spans"])))
+            return self._features(seen(batch, spans))
 
     def _embedded(self, given: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """With embeddings in place of ids, the gists among them; the base knows none."""

@@ -9,11 +9,15 @@ from dataclasses import fields, replace
 from typing import Any
 
 from gistcli.data.episodes import EpisodeOptions
-from gistcli.data.text import Tokenizer
+from gistcli.data.text import Enough, Tokenizer
+from gistcli.data.text.encoding import number
 from gistcli.errors import RecipeError
 from gistcli.recipe import Recipe
 
 TASKS = ("compression", "hypertuning")
+MEASURED_ROWS = 512
+"""Of a split, at most, by which the loss is told while training goes on; documents of one that has
+a file of its own, at the end as well."""
 
 
 def episodic_task(recipe: Recipe) -> str | None:
@@ -72,6 +76,21 @@ def options_of(hyper: Mapping[str, Any]) -> EpisodeOptions:
     """The keys of a section `hyper` that concern data."""
     names = [field.name for field in fields(EpisodeOptions)]
     return EpisodeOptions(**{name: hyper[name] for name in names if name in hyper})
+
+
+def enough_documents(recipe: Recipe) -> Enough | None:
+    """How many documents a run can use, of each of which a row comes at least.
+
+    A few hundred are read in any case, for some may be too short. None is all of them: where
+    nobody said how many steps there are, or some are drawn from all.
+    """
+    train = recipe.train
+    if train.max_steps is None or recipe.data.shots is not None:
+        return None
+    used = train.max_steps * train.batch_size
+    steps = f"{number(train.max_steps, 'step')} of {number(train.batch_size, 'row')} can use"
+    why = f"which {steps}" if used >= MEASURED_ROWS else f"more than {steps}"
+    return Enough(max(used, MEASURED_ROWS), MEASURED_ROWS, why)
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:

@@ -31,6 +31,7 @@ from gistcli.data.episodes import (
 from gistcli.data.episodes.family import NAME as BUILT_IN
 from gistcli.data.text import Example, Tokenizer, examples_of, open_texts, open_tokenizer
 from gistcli.errors import RecipeError, Refused
+from gistcli.evaluate.language.controls import control_losses
 from gistcli.evaluate.language.held_out import NEW_TOKENS, HeldOut
 from gistcli.evaluate.language.records import write_json_lines
 from gistcli.evaluate.language.task_scores import METRICS, TaskScores, score_tasks
@@ -38,7 +39,13 @@ from gistcli.hyper.section import WithHyper
 from gistcli.methods.base import Method, Tuner
 from gistcli.recipe import Recipe
 from gistcli.reporting import Reporter
-from gistcli.run.episode_options import episode_options, episodic_task, tokenizer_hash
+from gistcli.run.episode_options import (
+    MEASURED_ROWS,
+    enough_documents,
+    episode_options,
+    episodic_task,
+    tokenizer_hash,
+)
 from gistcli.run.texts import NextToken, text_options
 from gistcli.run.workload import Measured, Setting, Workload
 
@@ -47,8 +54,6 @@ USELESS = (
     "data.train_on", "data.chat_template",
 )  # fmt: skip
 """Keys of texts that have no say where rows are made of examples and queries."""
-MEASURED_ROWS = 512
-"""Of a split, at most, by which the loss is told while training goes on."""
 
 
 class Episodic(NextToken):
@@ -278,6 +283,12 @@ class Compression(Episodic):
             )
         return Measured(self.likelihood(tuner, split, setting, reporter), None)
 
+    def conclude(self, tuner: Tuner, split: str, setting: Setting, reporter: Reporter) -> Measured:
+        """The loss, and between what it has to lie."""
+        measured = self.measure(tuner, split, setting, reporter)
+        controls = self.over(control_losses, tuner, split, setting, reporter)
+        return Measured({**measured.figures, **controls}, None)
+
     @property
     def template_name(self) -> str:
         """As the built-in tasks are put, where it was trained on their texts."""
@@ -332,6 +343,12 @@ def open_episodic(
         catalog = open_tasks(recipe.data, options, base=Path.cwd(), pinned=pinned, whole=whole)
     else:
         catalog = open_texts(
-            recipe.data, options, base=Path.cwd(), task="causal_lm", pinned=pinned, whole=whole
+            recipe.data,
+            options,
+            base=Path.cwd(),
+            task="causal_lm",
+            pinned=pinned,
+            whole=whole,
+            enough=None if whole else enough_documents(recipe),
         )
     return kind(recipe, catalog, tokenizer)

@@ -27,7 +27,7 @@ from gistcli.run.workload import Measured, Workload
 from gistcli.train.curves import write_curves
 from gistcli.train.engine import open_accelerator
 from gistcli.train.loop import FitResult, fit
-from gistcli.train.plan import LOWER_IS_BETTER
+from gistcli.train.plan import lower_is_better
 from gistcli.train.recorder import LogRecorder, Recorder, Recorders, TrackerRecorder
 
 
@@ -180,7 +180,7 @@ def _conclude(job: Job, fitted: FitResult, reporter: Reporter) -> dict[str, Any]
 def _extras(fitted: FitResult, figure: str) -> dict[str, float]:
     """The best of the figures on test that `eval.best_test` asked for: chosen on test itself."""
     seen = [r[f"test/{figure}"] for r in fitted.history if f"test/{figure}" in r]
-    best = min if figure in LOWER_IS_BETTER else max
+    best = min if lower_is_better(figure) else max
     return {f"best_test/{figure}": best(seen)} if seen else {}
 
 

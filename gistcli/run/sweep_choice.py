@@ -12,7 +12,7 @@ from gistcli.errors import Refused, did_you_mean
 from gistcli.recipe.points import Point, canonical
 from gistcli.run.collecting import FIGURE
 from gistcli.run.sweep_plan import Cell, SweepPlan
-from gistcli.train.plan import LOWER_IS_BETTER
+from gistcli.train.plan import lower_is_better
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def choose(plan: SweepPlan, ledger: Ledger, cell: Cell) -> Choice | None:
             figures[run.id] = None
         else:
             return None
-    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    sign = -1.0 if lower_is_better(metric) else 1.0
     whole = [
         (group[0].point, [f for r in group if (f := figures[r.id]) is not None])
         for group in groups.values()

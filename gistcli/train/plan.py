@@ -10,6 +10,11 @@ from gistcli.errors import Refused
 LOWER_IS_BETTER = frozenset({"loss", "nll", "perplexity"})
 
 
+def lower_is_better(figure: str) -> bool:
+    """Whether less of a figure (`loss`, `test/loss`, `test/loss_alone`) is better."""
+    return figure.rpartition("/")[2].partition("_")[0] in LOWER_IS_BETTER
+
+
 @dataclass(frozen=True)
 class OptimPlan:
     """The optimiser and its rates.
@@ -90,7 +95,7 @@ class Plan:
 
     def better(self, value: float, than: float) -> bool:
         """Whether a value of the metric beats another; equal values do not."""
-        return value < than if self.metric in LOWER_IS_BETTER else value > than
+        return value < than if lower_is_better(self.metric) else value > than
 
     def require_evaluation(self, available: bool) -> None:
         """Refuse a plan that selects or stops by an evaluation that never happens.

@@ -17,6 +17,7 @@ from tests.run.task_files import HYPER, free_rows, task_recipe, write_tasks
 from tests.run.text_models import save_model, write_rows
 
 CONDITIONS = ("zero_shot", "wrong_task", "in_context")
+CONTROLS = ("alone", "in_context", "wrong_document")
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,9 @@ def test_documents_are_compressed_and_a_run_goes_on_from_that(place: Path, tmp_p
     before = recipe(place, task={"type": "compression"}, data=documents)
     result = run.finetune(before, output=tmp_path / "before")
     assert result["metrics"].keys() == {
-        f"{split}/{name}" for split in ("val", "test") for name in ("loss", "perplexity")
+        f"{split}/{name}"
+        for split in ("val", "test")
+        for name in ("loss", "perplexity", *(f"loss_{control}" for control in CONTROLS))
     }
     after = run.finetune(
         recipe(place, hyper={"init": str(tmp_path / "before")}, train={"max_steps": 1},

@@ -24,6 +24,7 @@ from gistcli.data.episodes.rows import Rows, longest_rows
 from gistcli.data.episodes.segments import SegmentSplit
 from gistcli.data.episodes.split import EpisodeSplit, Fit
 from gistcli.data.episodes.tasks import Item, Task
+from gistcli.data.episodes.wrong import WrongDocuments
 
 __all__ = [
     "CONTEXT",
@@ -43,6 +44,7 @@ __all__ = [
     "Rows",
     "SegmentSplit",
     "Task",
+    "WrongDocuments",
     "as_queries",
     "candidates",
     "class_to_label",

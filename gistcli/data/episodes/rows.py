@@ -27,6 +27,7 @@ class Rows(ABC):
         labels: (N,) int64 checksums, so that a fingerprint over labels notices other data.
         options: budgets, and what stands in front of the queries.
         pad_id: put at padding and gists.
+        device: of the batches.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class Rows(ABC):
     ) -> None:
         self.names, self.labels = list(names), labels
         self.options, self.pad_id = options, pad_id
-        self._device = torch.device(device)
+        self.device = torch.device(device)
 
     @abstractmethod
     def make(self, index: int, draws: Draws) -> Episode:
@@ -89,7 +90,7 @@ class Rows(ABC):
         ):  # fmt: skip
             episodes = [self.episode(int(i), seed=seed, epoch=epoch) for i in index]
             batch = lay_out(episodes, self.options, self.pad_id, index)
-            yield {key: value.to(self._device) for key, value in batch.items()}
+            yield {key: value.to(self.device) for key, value in batch.items()}
 
     def longest(self, rows: int) -> Batch:
         """A batch of so many rows, on the CPU: none takes more."""

@@ -3,6 +3,7 @@
 from gistcli.data.text.catalog import examples_of, open_texts, read_unanswered
 from gistcli.data.text.collate import collate_prompts
 from gistcli.data.text.encoding import IGNORED, Encoded, Encoder
+from gistcli.data.text.enough import Enough
 from gistcli.data.text.examples import Chat, Completion, Example, Labelled, Message, Plain
 from gistcli.data.text.options import TextOptions
 from gistcli.data.text.preview import passages
@@ -19,6 +20,7 @@ __all__ = [
     "Completion",
     "Encoded",
     "Encoder",
+    "Enough",
     "Example",
     "Labelled",
     "Message",

@@ -18,6 +18,7 @@ from gistcli.data.base import (
 )
 from gistcli.data.fetch import hub_name
 from gistcli.data.splits import settle_splits
+from gistcli.data.text.enough import Enough
 from gistcli.data.text.examples import Example, Labelled, as_bytes
 from gistcli.data.text.formats import Schema, find_schema, has_header, holds_values
 from gistcli.data.text.options import TextOptions
@@ -58,6 +59,7 @@ def open_texts(
     templated: bool = False,
     pinned: Path | None = None,
     whole: bool = False,
+    enough: Enough | None = None,
 ) -> Catalog:
     """Finds the examples, their classes and their splits; nothing is encoded.
 
@@ -72,6 +74,7 @@ def open_texts(
         templated: whether there is a chat template, for `prompt: auto`.
         pinned: a `splits.csv` whose splits must be reproduced; rules and shots are not applied.
         whole: divide nothing, for evaluation: splits as found, a file alone is all `test`.
+        enough: rows behind which nothing is read; None reads everything.
 
     Raises:
         NotFound: there is nothing of that path or name.
@@ -81,11 +84,16 @@ def open_texts(
     place = _place(data.path, base)
     name = place.replace("/", "-") if isinstance(place, str) else place.resolve().stem
     rows, warnings = find_rows(
-        place, data.splits, header=has_header(options.columns), skip=options.skip
+        place,
+        data.splits,
+        header=has_header(options.columns),
+        skip=options.skip,
+        limit=None if enough is None else lambda present: enough.rows(present, data),
     )
     groups = None if data.group_by is None else _groups(rows, data.group_by, name)
     found = _examples(rows, options, name, task, templated, groups)
     found.warnings[:0] = warnings
+    found.notes[:0] = [] if enough is None else enough.notes(rows, data)
     splits = settle_splits(found, data, found.warnings, pinned=pinned, whole=whole)
     labels = [record.label for records in splits.values() for record in records]
     classes = class_order(labels) if any(labels) else []

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gistcli.data.base import SPLITS, some
-from gistcli.data.fetch import FILES, holds_tables, load_tables, names_files
+from gistcli.data.fetch import (
+    FILES,
+    holds_tables,
+    load_tables,
+    names_files,
+    reading_tables,
+    stream_tables,
+)
 from gistcli.data.splits import ALIASES, PAIRED, name_splits, split_name
 from gistcli.data.tables import ENDINGS as LISTS
 from gistcli.data.tables import readable
-from gistcli.data.text.unnamed import column_names
+from gistcli.data.text.parsing import SHOWN, parsed
 from gistcli.errors import DataError, NotFound, RecipeError, did_you_mean
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
 
 ENDINGS = (*LISTS, ".txt", *FILES)
-SHOWN = 5
-"""How many problems of a kind a message names."""
+Limit = Callable[[Collection[str]], Mapping[str, int]]
+"""The splits that there are -> how many rows of each are enough."""
 STEMS = {**PAIRED, **ALIASES, "dev": "val"}
 """Names of files -> the split that they are; None for one that is passed over."""
 
@@ -43,6 +48,7 @@ def find_rows(
     *,
     header: bool = True,
     skip: bool = False,
+    limit: Limit | None = None,
 ) -> tuple[dict[str, list[Row]], list[str]]:
     """Rows by split (one without a name is `train`), and warnings on what was left out.
 
@@ -52,6 +58,7 @@ def find_rows(
         splits: `data.splits`: split -> file, or name of a split as it is usually called.
         header: whether the first line of CSV and TSV files names the columns.
         skip: leave damaged lines out, with a warning that counts them.
+        limit: where reading stops; what is behind is not looked at. None reads everything.
 
     Raises:
         NotFound: a file is not there, or a name neither on disk nor on the hub.
@@ -59,12 +66,13 @@ def find_rows(
         RecipeError: splits that are not there, or two files for one.
     """
     if isinstance(place, str) or (place.is_dir() and _is_tables(place, splits)):
-        return _from_tables(place, splits)
+        return _from_tables(place, splits, limit)
     files, warnings = _files(place, splits)
+    most = limit(files) if limit else {}
     rows: dict[str, list[Row]] = {}
     for split in (s for s in SPLITS if s in files):
         skipped: list[str] | None = [] if skip else None
-        rows[split] = read_rows(files[split], header=header, skipped=skipped)
+        rows[split] = read_rows(files[split], header=header, skipped=skipped, most=most.get(split))
         if skipped:
             warnings.append(f"{files[split].name}: {some(skipped, 'line', shown=SHOWN)} left out")
         if header and _is_unnamed(files[split], rows[split]):
@@ -86,13 +94,16 @@ def _is_tables(folder: Path, splits: str | Mapping[str, str]) -> bool:
 
 
 def _from_tables(
-    place: Path | str, splits: str | Mapping[str, str]
+    place: Path | str, splits: str | Mapping[str, str], limit: Limit | None
 ) -> tuple[dict[str, list[Row]], list[str]]:
-    tables = load_tables(place, splits)
+    tables = (load_tables if limit is None else stream_tables)(place, splits)
     by_name = "auto" if names_files(splits) else splits
     chosen, warnings = name_splits(list(tables), by_name, str(place))
     ordered = [(split, chosen[split]) for split in SPLITS if split in chosen]
-    return {split: _table_rows(tables[name], name) for split, name in ordered}, warnings
+    most = limit(chosen) if limit else {}
+    with reading_tables(place):
+        rows = {split: _table_rows(tables[name], name, most.get(split)) for split, name in ordered}
+    return rows, warnings
 
 
 def _files(place: Path, splits: str | Mapping[str, str]) -> tuple[dict[str, Path], list[str]]:
@@ -161,7 +172,13 @@ def _files_of_folder(folder: Path) -> tuple[dict[str, Path], list[str]]:
     )
 
 
-def read_rows(path: Path, *, header: bool = True, skipped: list[str] | None = None) -> list[Row]:
+def read_rows(
+    path: Path,
+    *,
+    header: bool = True,
+    skipped: list[str] | None = None,
+    most: int | None = None,
+) -> list[Row]:
     """The rows of one file.
 
     JSON is a list of objects, an object with one such list in it, or in truth JSON lines. A text
@@ -173,6 +190,7 @@ def read_rows(path: Path, *, header: bool = True, skipped: list[str] | None = No
         header: whether the first line of CSV and TSV files names the columns.
         skipped: gets the lines of JSON lines and tables that are damaged; without, they are an
             error.
+        most: rows after which reading stops; what is behind them is not looked at.
 
     Raises:
         NotFound: there is no such file.
@@ -186,15 +204,19 @@ def read_rows(path: Path, *, header: bool = True, skipped: list[str] | None = No
             f"{path}: an ending {path.suffix!r} is not known.", f"Give {' '.join(ENDINGS)}."
         )
     if ending in FILES:
-        rows = _table_rows(load_tables(path, "auto")["train"], path.name)
+        table = (load_tables if most is None else stream_tables)(path, "auto")["train"]
+        with reading_tables(path):
+            rows = _table_rows(table, path.name, most)
     else:
-        with readable(path):
-            text = path.read_text(encoding="utf-8-sig")
-            rows, bad = _text_rows(path, text, ending, header)
+        bad: list[str] = []
+        with readable(path), path.open("rb") as file:
+            found = islice(parsed(file, path, bad, header=header, most=most), most)
+            rows = [Row(values, f"{path.name}{place}") for place, values in found]
         if bad and skipped is None:
             what = "JSON objects" if "json" in ending else "of as many fields as the first"
             raise DataError(
-                f"{path}: {some(bad, 'line', shown=SHOWN)} {_are(bad)} not {what}.",
+                f"{path}: {some(bad, 'line', shown=SHOWN)} {'is' if len(bad) == 1 else 'are'} not "
+                f"{what}.",
                 "Repair or remove them, or leave them out: data.on_error=skip.",
             )
         if skipped is not None:
@@ -204,139 +226,17 @@ def read_rows(path: Path, *, header: bool = True, skipped: list[str] | None = No
     return rows
 
 
-def _are(listed: Sequence[object]) -> str:
-    return "is" if len(listed) == 1 else "are"
-
-
-def _text_rows(path: Path, text: str, ending: str, header: bool) -> tuple[list[Row], list[str]]:
-    """The rows, and what is wrong with which line."""
-    if ending == ".txt":
-        lines = enumerate(text.split("\n"), 1)
-        return [Row({"text": line}, f"{path.name}:{n}") for n, line in lines if line.strip()], []
-    if ending in (".csv", ".tsv"):
-        return _separated(path, text, "," if ending == ".csv" else "\t", header)
-    if ending == ".json" and text.strip() and not _is_lines(text):
-        return _json_rows(path, json.loads(text)), []
-    return _json_lines(path, text)
-
-
-def _is_lines(text: str) -> bool:
-    """Whether a .json file holds one object a line, as many programs write it."""
-    first, _, rest = text.strip().partition("\n")
-    if not first.startswith("{") or not rest:
-        return False
-    try:
-        return isinstance(json.loads(first), dict)
-    except json.JSONDecodeError:
-        return False
-
-
-def _json_rows(path: Path, value: Any) -> list[Row]:
-    if isinstance(value, dict):
-        lists = [v for v in value.values() if isinstance(v, list)]
-        value = lists[0] if len(lists) == 1 else value
-    if not isinstance(value, list):
-        raise DataError(
-            f"{path} is no list of objects, nor an object with one such list in it.",
-            "Give an object for every example: [{...}, {...}], or one a line.",
-        )
-    bad = [f"{path.name}[{i}]" for i, row in enumerate(value) if not isinstance(row, dict)]
-    if bad:
-        raise DataError(
-            f"{path}: {some(bad, 'row', shown=SHOWN)} {_are(bad)} no objects.",
-            "Give an object for every example.",
-        )
-    return [Row(row, f"{path.name}[{i}]") for i, row in enumerate(value)]
-
-
-def _json_lines(path: Path, text: str) -> tuple[list[Row], list[str]]:
-    rows: list[Row] = []
-    bad: list[str] = []
-    # not splitlines: JSON text may hold other line separators
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            bad.append(f"line {number}: {error.msg} (column {error.colno})")
-            continue
-        if isinstance(value, dict):
-            rows.append(Row(value, f"{path.name}:{number}"))
-        else:
-            bad.append(f"line {number}: no object")
-    return rows, bad
-
-
-def _separated(path: Path, text: str, delimiter: str, header: bool) -> tuple[list[Row], list[str]]:
-    plain = delimiter == "\t" and _is_unquoted(text)
-    reader = csv.reader(
-        io.StringIO(text, newline=""),
-        delimiter=delimiter,
-        quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL,
-        strict=True,
-    )
-    records = list(_numbered(reader))
-    if not records:
-        return [], []
-    names = [str(i) for i in range(len(records[0][1]))]
-    if header:
-        found = column_names([cells for _, cells in records])
-        names = found or [name.strip() for name in records.pop(0)[1]]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DataError(
-            f"{path} has two columns of the same name: {', '.join(twice)}.",
-            "Rename one of them in the first line.",
-        )
-    good = [(n, cells) for n, cells in records if len(cells) == len(names)]
-    bad = [
-        f"line {n}: {len(cells)} fields, not {len(names)}"
-        for n, cells in records
-        if len(cells) != len(names)
-    ]
-    rows = [Row(dict(zip(names, cells, strict=True)), f"{path.name}:{n}") for n, cells in good]
-    return rows, bad
-
-
-def _numbered(reader: Any) -> Iterator[tuple[int, list[str]]]:
-    """Each record with the number of its first line; empty lines are passed over."""
-    start = 1
-    for cells in reader:
-        if cells:
-            yield start, cells
-        start = reader.line_num + 1
-
-
-def _is_unquoted(text: str) -> bool:
-    """Whether quotes in a TSV file are part of the text, as in GLUE's files.
-
-    So it is where every line has the same number of fields, and some field that begins with a quote
-    is not quoted in the manner of CSV.
-    """
-    lines = [line.rstrip("\r").split("\t") for line in text.split("\n") if line.strip()]
-    if len({len(fields) for fields in lines}) > 1:
-        return False
-    fields = (field for line in lines for field in line if field.startswith('"'))
-    return not all(_is_quoted(field) for field in fields)
-
-
-def _is_quoted(field: str) -> bool:
-    inner = field[1:-1]
-    return len(field) > 1 and field.endswith('"') and '"' not in inner.replace('""', "")
-
-
-def _table_rows(table: Dataset, name: str) -> list[Row]:
-    """Rows of a table; class ids become class names, -1 becomes None."""
+def _table_rows(table: Dataset | IterableDataset, name: str, most: int | None) -> list[Row]:
+    """The first rows of a table; class ids become class names, -1 becomes None."""
     import datasets
 
     classes = {
         column: feature.names
-        for column, feature in table.features.items()
+        for column, feature in (table.features or {}).items()
         if isinstance(feature, datasets.ClassLabel)
     }
     rows = []
-    for i, row in enumerate(table):
+    for i, row in enumerate(islice(table, most)):
         values = dict(row)
         for column, names in classes.items():
             values[column] = _class_name(values[column], names)

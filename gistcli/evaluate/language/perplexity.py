@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from torch import Tensor
+
+from gistcli.backbones.layout import Features
 from gistcli.evaluate.classify import EvaluationSplit, run_over
 from gistcli.evaluate.language.likelihood import batch_losses
 from gistcli.evaluate.language.models import language_model
@@ -18,6 +22,7 @@ def perplexity(
     split: EvaluationSplit,
     batch_size: int,
     *,
+    forward: Callable[[Mapping[str, Tensor]], Features] | None = None,
     precision: str = "fp32",
     reporter: Reporter = SILENT,
     phase: str = "evaluate",
@@ -28,6 +33,7 @@ def perplexity(
         tuner: attached to a language model; left in the mode it was in.
         split: batches with `labels` (B, T).
         batch_size: rows at a time; changes speed, memory and rounding only.
+        forward: see `run_over`.
         precision: fp32 or bf16 autocast, as in training.
         reporter: gets a phase of that name, in rows.
         phase: its name.
@@ -46,6 +52,7 @@ def perplexity(
             split,
             batch_size,
             lambda batch, features: batch_losses(backbone, batch, features, precision)[1].double(),
+            forward=forward,
             precision=precision,
             reporter=reporter,
             phase=phase,

@@ -207,7 +207,8 @@ def test_a_configuration_is_asked_for_and_offline_it_says_how_to_get_it(
 ) -> None:
     asked: list[tuple[Any, ...]] = []
 
-    def load(*names: str | None) -> Any:
+    def load(*names: str | None, streaming: bool) -> Any:
+        assert not streaming
         asked.append(names)
         table = datasets.Dataset.from_dict({"sentence": ["a", "b"], "label": ["x", "y"]})
         return datasets.DatasetDict(train=table, validation=table)
