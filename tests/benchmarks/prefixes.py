@@ -4,7 +4,7 @@ Run: make bench   (writes tests/benchmarks/prefixes.md)
      python -m tests.benchmarks.prefixes --rounds 5 -o FILE
 
 One thread, and the time of the processor, so that other programs do not count. The network has the
-shape of SmolLM2-135M and random weights, of which latency and bytes do not depend; no file is
+shape of SmolLM2-135M and random weights, on which latency and bytes do not depend; no file is
 needed.
 """
 
@@ -189,7 +189,7 @@ def report(rounds: int) -> str:
     ratio = uses.nbytes(KEPT) / uses.nbytes(OWN)
     lines = ["# Prefixes: latency, memory, and the gated step", ""]
     lines += [
-        f"A network of the shape of {NETWORK.name} in float32, with random weights, of which "
+        f"A network of the shape of {NETWORK.name} in float32, with random weights, on which "
         f"neither time nor bytes depend. CPU, {torch.get_num_threads()} thread, processor time, "
         f"torch {torch.__version__.partition('+')[0]}, transformers {transformers.__version__}, "
         f"Python {platform.python_version()}; {rounds} rounds, interleaved; medians, and of ratios "
