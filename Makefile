@@ -30,7 +30,8 @@ fix: $(STAMP)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## step time and memory against the floor and PEFT, into tests/benchmarks
+bench: $(STAMP)  ## step time and memory against the floor and PEFT, prefixes, into tests/benchmarks
 	$(BIN)/python -m tests.benchmarks.run
 	$(BIN)/python -m tests.benchmarks.language
+	$(BIN)/python -m tests.benchmarks.prefixes
 	$(BIN)/python tests/benchmarks/help_time.py

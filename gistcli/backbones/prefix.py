@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from gistcli.backbones.segments import mixing, packed_mask, positions_within
 from gistcli.backbones.sites import Site, Switch
+from gistcli.backbones.triangular import TriangularMask, triangular
 from gistcli.errors import NotSupported
 
 SLOT = "prefix"
@@ -313,7 +314,8 @@ def _widen(mask_B1TT: Any, positions_BT: Tensor, length: int, window: int | None
     if mask_B1TT.dtype != torch.bool:  # eager attention adds it
         least = torch.finfo(mask_B1TT.dtype).min
         seen = torch.zeros_like(seen, dtype=mask_B1TT.dtype).masked_fill(~seen, least)
-    return torch.cat([seen, mask_B1TT], dim=-1)
+    widened = torch.cat([seen, mask_B1TT], dim=-1)
+    return triangular(widened) if isinstance(mask_B1TT, TriangularMask) else widened
 
 
 def _shape(model: Any, layers: int, sites: list[Site]) -> tuple[int, int, int]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gistcli.backbones.triangular import triangular
 from gistcli.errors import NotSupported
 
 SLIDING = "sliding_attention"
@@ -32,7 +33,7 @@ def packed_mask(
     """The mask in which a token looks at its own text alone, as the network takes it.
 
     One (B, 1, T, T), or one for every kind of layer, in the form of its implementation of attention
-    by transformers' own function for that.
+    by transformers' own function for that; under sdpa a `TriangularMask`.
 
     Args:
         model: of transformers, with a config.
@@ -94,7 +95,7 @@ def _as_taken(model: Any, like_BT: Tensor, function: Callable[..., Tensor]) -> A
             "would mix.",
             "Set data.packing to false, or load the network with attn_implementation sdpa.",
         )
-    return found
+    return triangular(found) if name == "sdpa" else found
 
 
 def mixing(model: Any) -> str:

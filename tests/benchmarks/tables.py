@@ -123,6 +123,6 @@ def token_row(name: str, seconds: Seconds, counted: dict[str, Counted]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def barred(ratio: float) -> str:
+def barred(ratio: float, bar: float = BAR) -> str:
     """The figure, bold above the bar."""
-    return f"**{ratio:.3f}**" if ratio > BAR else f"{ratio:.3f}"
+    return f"**{ratio:.3f}**" if ratio > bar else f"{ratio:.3f}"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gistcli.errors import GistError
 from tests.benchmarks.contenders import Build, Contender, carried_back
+
+
+class Timed(Protocol):
+    """What takes turns: a training step, or anything else that can be done again and again."""
+
+    def step(self) -> None:
+        """Do it once."""
+
+
+BuildTimed = Callable[[], Timed]
 
 
 @dataclass(frozen=True)
@@ -80,11 +91,11 @@ def describe(builds: dict[str, Build]) -> tuple[dict[str, Counted], dict[str, st
 
 
 @contextmanager
-def turns(builds: dict[str, Build], together: bool) -> Iterator[Callable[[str], Contender]]:
+def turns(builds: Mapping[str, BuildTimed], together: bool) -> Iterator[Callable[[str], Timed]]:
     """Gives contenders ready for a measured step, all kept, or each built and warmed for it."""
     kept = {name: build() for name, build in builds.items()} if together else {}
 
-    def ready(name: str) -> Contender:
+    def ready(name: str) -> Timed:
         if name in kept:
             return kept[name]
         contender = builds[name]()
@@ -97,17 +108,28 @@ def turns(builds: dict[str, Build], together: bool) -> Iterator[Callable[[str], 
     yield ready
 
 
-def measure(builds: dict[str, Build], rounds: int, together: bool) -> dict[str, list[float]]:
+def measure(
+    builds: Mapping[str, BuildTimed],
+    rounds: int,
+    together: bool,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
     """Seconds of each round, by contender; every other round goes backwards through them.
 
     So a machine that becomes slower within a round slows neither of two neighbours more.
+
+    Args:
+        builds: the contenders.
+        rounds: turns of each.
+        together: keep all of them; else each is built and warmed for its turn.
+        clock: in seconds; `time.process_time` leaves out what other programs do meanwhile.
     """
     seconds: dict[str, list[float]] = {name: [] for name in builds}
     with turns(builds, together) as ready:
         for turn in range(rounds):
-            for name in builds if turn % 2 == 0 else reversed(builds):
+            for name in builds if turn % 2 == 0 else reversed(list(builds)):
                 contender = ready(name)
-                start = time.perf_counter()
+                start = clock()
                 contender.step()
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
