@@ -29,6 +29,7 @@ from gistcli.commands import (
     visualize,
 )
 from gistcli.commands.options import examples
+from gistcli.signals import redelivered
 
 EXAMPLES = examples(
     "gist finetune recipes/quickstart.yaml -o runs/first",
@@ -114,7 +115,7 @@ def invoke(arguments: Sequence[str]) -> int:
     as_json = "--json" in arguments
     results, talk = sys.stdout, sys.stderr
     try:
-        with redirect_stdout(talk) if as_json else nullcontext():
+        with redelivered(), redirect_stdout(talk) if as_json else nullcontext():
             outcome = typer.main.get_command(app).main(
                 args=arguments, prog_name="gist", standalone_mode=False
             )
