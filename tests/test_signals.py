@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import time
 import weakref
 from types import SimpleNamespace
@@ -68,3 +70,15 @@ def test_what_else_is_dropped_is_told_as_ever(monkeypatch: pytest.MonkeyPatch) -
         drop(ValueError)
     drop(KeyError)
     assert told == [ValueError, KeyError]
+
+
+@pytest.mark.slow
+def test_a_program_that_a_script_starts_in_the_background_can_be_interrupted() -> None:
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "import gistcli.cli, os, time\n"
+        "gistcli.cli.invoke = lambda _: (os.kill(os.getpid(), signal.SIGINT), time.sleep(60))\n"
+        "gistcli.cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert b"KeyboardInterrupt" in done.stderr
