@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from gistcli.commands import (
     visualize,
 )
 from gistcli.commands.options import examples
+from gistcli.signals import redelivered
 
 EXAMPLES = examples(
     "gist finetune recipes/quickstart.yaml -o runs/first",
@@ -104,6 +106,10 @@ def main() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     if not sys.warnoptions and not _wants_debug(arguments):
         warnings.simplefilter("ignore")  # what libraries tell developers
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # so scripts start what runs in the background; training notices all the same, and what
+        # comes between two runs of a sweep is to end it just as well
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(invoke(arguments))
 
 
@@ -114,7 +120,7 @@ def invoke(arguments: Sequence[str]) -> int:
     as_json = "--json" in arguments
     results, talk = sys.stdout, sys.stderr
     try:
-        with redirect_stdout(talk) if as_json else nullcontext():
+        with redelivered(), redirect_stdout(talk) if as_json else nullcontext():
             outcome = typer.main.get_command(app).main(
                 args=arguments, prog_name="gist", standalone_mode=False
             )

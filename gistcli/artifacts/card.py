@@ -220,6 +220,8 @@ print(pipeline("{kind}", model="{folder}")("..."))
 ```"""
 
 _PREFIX = """```python
+from inspect import signature
+
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
@@ -232,7 +234,8 @@ for layer, (keys, values) in enumerate(zip(prefix["keys"], prefix["values"])):
     cache.update(keys.to(model.dtype), values.to(model.dtype), layer)
 ids = tokenizer("...", return_tensors="pt").input_ids
 seen = torch.ones(1, cache.get_seq_length() + ids.shape[1], dtype=torch.long)  # prefix and text
-out = model.generate(input_ids=ids, attention_mask=seen, past_key_values=cache)
+named = "cache" if "cache" in signature(model.forward).parameters else "past_key_values"  # < 5.24
+out = model.generate(input_ids=ids, attention_mask=seen, max_new_tokens=32, **{{named: cache}})
 print(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
 ```"""
 

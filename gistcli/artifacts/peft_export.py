@@ -26,7 +26,7 @@ from gistcli.artifacts.rounding import Rounding
 from gistcli.artifacts.tensors import Pending, Written, dtype_name, load_tensors, write_stream
 from gistcli.artifacts.verify import Comparison, Reference
 from gistcli.errors import NotMergeable
-from gistcli.methods.base import LowRank, Merged
+from gistcli.methods.merged import LowRank, Merged
 from gistcli.reporting import SILENT, Reporter
 
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"

@@ -16,7 +16,8 @@ from gistcli.artifacts.sharding import Layout
 from gistcli.artifacts.sources import WeightSource, weight_source
 from gistcli.artifacts.tensors import Pending, Written, parse_dtype, write_stream
 from gistcli.errors import Refused, WeightsError
-from gistcli.methods.base import Merged, Tuner
+from gistcli.methods.base import Tuner
+from gistcli.methods.merged import Merged
 
 Names = Mapping[str, Sequence[str]]
 """Stored key -> the tensors in memory whose rows it holds."""

@@ -1,4 +1,4 @@
-"""Figures of a classifier, in closed form or by scikit-learn's counts."""
+"""Figures of a classifier, in closed form."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import confusion_matrix
 
 Z_95 = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""
@@ -51,7 +50,9 @@ def score_labels(
         positive one, `per_class` (rows of class, n, recall, interval, precision, f1; None where
         undefined) and `confusion` (rows true, columns predicted).
     """
-    counts_KK = confusion_matrix(labels, predicted, labels=np.arange(len(classes)))
+    many = len(classes)
+    pairs_N = np.asarray(labels, np.int64) * many + predicted
+    counts_KK = np.bincount(pairs_N, minlength=many * many).reshape(many, many)
     right_K, true_K, named_K = counts_KK.diagonal(), counts_KK.sum(1), counts_KK.sum(0)
     n, right = int(counts_KK.sum()), int(right_K.sum())
     rows = [

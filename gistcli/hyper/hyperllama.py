@@ -37,7 +37,8 @@ from gistcli.hyper.batches import VIEWS, divided, seen, with_gists
 from gistcli.hyper.composed import ComposedTuner
 from gistcli.hyper.probing import evaluating, unreached
 from gistcli.hyper.starting import GISTS, read_start
-from gistcli.methods.base import Criterion, Merged, Trained, Tuner, full_precision
+from gistcli.methods.base import Criterion, Trained, Tuner, full_precision
+from gistcli.methods.merged import Merged
 
 if TYPE_CHECKING:
     from gistcli.hyper.section import WithHyper

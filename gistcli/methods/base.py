@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import abc
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NoReturn
 
 import torch
@@ -17,10 +17,10 @@ from gistcli.backbones.base import Backbone
 from gistcli.backbones.layout import Features
 from gistcli.backbones.sites import Site, Switch
 from gistcli.errors import NotMergeable, NotSupported, WeightsError
+from gistcli.methods.merged import Merged, as_stored
 from gistcli.methods.owning import OwnedParameters
 
 Group = Literal["method", "gist", "head"]
-Patch = Callable[[Tensor], Tensor]
 Criterion = Callable[[Tensor], Tensor]
 
 
@@ -63,43 +63,6 @@ class Trained:
     parameter: nn.Parameter
     group: Group
     decay: bool
-
-
-@dataclass(frozen=True)
-class LowRank:
-    """The update of one linear map as B A: `a` (r, d_in), `b(W)` (d_out, r) for W (d_out, d_in).
-
-    Attributes:
-        transposed: the network keeps W as (d_in, d_out).
-    """
-
-    a: Tensor
-    b: Patch
-    transposed: bool = False
-
-    def turned(self, tensor: Tensor) -> Tensor:
-        """From the shape in which the network keeps W to (d_out, d_in), and back."""
-        return tensor.t() if self.transposed else tensor
-
-
-@dataclass(frozen=True)
-class Merged:
-    """How to turn the base's stored tensors into tuned ones, one at a time, in float32.
-
-    Attributes:
-        patches: stored key -> function of the base tensor (float32) that yields the tuned one, both
-            as they are stored.
-        new: tensors that replace or join the stored ones whatever those hold (the head).
-        model_args: arguments of the architecture that change (register tokens).
-        low_rank: module name -> its update as B A, where every patch is one of these.
-        scalable: a scale between 0 and 1 has a meaning (registers are there or not).
-    """
-
-    patches: Mapping[str, Patch]
-    new: Mapping[str, Tensor]
-    model_args: Mapping[str, Any] = field(default_factory=dict)
-    low_rank: Mapping[str, LowRank] = field(default_factory=dict)
-    scalable: bool = True
 
 
 class Method(BaseModel, abc.ABC):
@@ -342,7 +305,7 @@ class Tuner(nn.Module):
                 self.instead_of_merging,
             )
         head = {n: p.detach() for n, (p, group) in self.owned.items() if group == "head"}
-        merged = _as_stored(self._merged(head), self.backbone.transposed_keys())
+        merged = as_stored(self._merged(head), self.backbone.transposed_keys())
         rows_PD = self.register_rows()
         if rows_PD is None:
             return merged
@@ -389,22 +352,6 @@ class Tuner(nn.Module):
 
     def __deepcopy__(self, memo: object) -> NoReturn:
         raise TypeError("a copied tuner would go on driving the original's backbone: attach anew")
-
-
-def _as_stored(merged: Merged, transposed: Collection[str]) -> Merged:
-    """The same for a network that keeps some of the weights as (d_in, d_out)."""
-    if not merged.patches.keys() & set(transposed):
-        return merged
-    patches = {k: _turned(p) if k in transposed else p for k, p in merged.patches.items()}
-    low_rank = {
-        name: replace(update, transposed=f"{name}.weight" in transposed)
-        for name, update in merged.low_rank.items()
-    }
-    return replace(merged, patches=patches, low_rank=low_rank)
-
-
-def _turned(patch: Patch) -> Patch:
-    return lambda w_IO: patch(w_IO.t()).t()
 
 
 def full_precision(shape: Sequence[int], like: Tensor) -> Tensor:

@@ -19,17 +19,10 @@ from torch.nn import functional as F
 from gistcli.backbones.base import Backbone
 from gistcli.backbones.sites import Factors, Site
 from gistcli.errors import Refused
-from gistcli.methods.base import (
-    Capabilities,
-    Merged,
-    Method,
-    Patch,
-    Recommended,
-    Tuner,
-    full_precision,
-)
+from gistcli.methods.base import Capabilities, Method, Recommended, Tuner, full_precision
 from gistcli.methods.gift_blocks import USED_BY, BlockName, BlockOptions, build_block
 from gistcli.methods.low_rank import merged_low_rank, parameter_key
+from gistcli.methods.merged import Merged, Patch
 from gistcli.methods.options import Layers, Targets
 from gistcli.methods.paca import decays, full_float, idle
 

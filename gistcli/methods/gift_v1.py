@@ -19,16 +19,9 @@ from torch.nn import functional as F
 
 from gistcli.backbones.base import Backbone
 from gistcli.backbones.sites import Factors, Site
-from gistcli.methods.base import (
-    Capabilities,
-    Merged,
-    Method,
-    Patch,
-    Recommended,
-    Tuner,
-    full_precision,
-)
+from gistcli.methods.base import Capabilities, Method, Recommended, Tuner, full_precision
 from gistcli.methods.low_rank import merged_low_rank
+from gistcli.methods.merged import Merged, Patch
 from gistcli.methods.options import Layers, Targets
 from gistcli.methods.paca import (
     ClusterAttention,

@@ -36,7 +36,6 @@ from gistcli.errors import NotSupported, Refused
 from gistcli.methods.base import (
     Capabilities,
     Criterion,
-    Merged,
     Method,
     Recommended,
     Trained,
@@ -44,6 +43,7 @@ from gistcli.methods.base import (
     full_precision,
 )
 from gistcli.methods.interaction import INTERACTIONS, OF_SOFTMAX, SOFTENED
+from gistcli.methods.merged import Merged
 
 TOKEN = "gist.token"
 BOUND = 0.5

@@ -10,7 +10,8 @@ from torch import Tensor
 from gistcli.backbones.base import Backbone
 from gistcli.backbones.layout import Features, TokenLayout
 from gistcli.errors import NotSupported
-from gistcli.methods.base import Capabilities, Merged, Method, Recommended, Tuner
+from gistcli.methods.base import Capabilities, Method, Recommended, Tuner
+from gistcli.methods.merged import Merged
 
 
 class Linear(Method):

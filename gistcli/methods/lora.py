@@ -17,16 +17,9 @@ from torch.nn import functional as F
 
 from gistcli.backbones.base import Backbone
 from gistcli.backbones.sites import Factors, Site
-from gistcli.methods.base import (
-    Capabilities,
-    Merged,
-    Method,
-    Patch,
-    Recommended,
-    Tuner,
-    full_precision,
-)
+from gistcli.methods.base import Capabilities, Method, Recommended, Tuner, full_precision
 from gistcli.methods.low_rank import Fused, fuse, merged_low_rank, parameter_key
+from gistcli.methods.merged import Merged, Patch
 from gistcli.methods.options import Layers, Targets
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gistcli.backbones.sites import Site, Switch
-from gistcli.methods.base import LowRank, Merged, Patch
+from gistcli.methods.merged import LowRank, Merged, Patch
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,15 +17,8 @@ from torch.nn import functional as F
 from gistcli.backbones.base import Backbone
 from gistcli.backbones.sites import Site
 from gistcli.errors import Refused
-from gistcli.methods.base import (
-    Capabilities,
-    Merged,
-    Method,
-    Patch,
-    Recommended,
-    Tuner,
-    full_precision,
-)
+from gistcli.methods.base import Capabilities, Method, Recommended, Tuner, full_precision
+from gistcli.methods.merged import Merged, Patch
 from gistcli.methods.options import Layers
 
 Place = Literal["attention", "mlp"]

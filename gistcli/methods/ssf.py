@@ -13,16 +13,9 @@ from torch import Tensor, nn
 
 from gistcli.backbones.base import Backbone
 from gistcli.backbones.sites import Output
-from gistcli.methods.base import (
-    Capabilities,
-    Merged,
-    Method,
-    Patch,
-    Recommended,
-    Tuner,
-    full_precision,
-)
+from gistcli.methods.base import Capabilities, Method, Recommended, Tuner, full_precision
 from gistcli.methods.low_rank import parameter_key
+from gistcli.methods.merged import Merged, Patch
 
 DEVIATION = 0.02
 """Of gamma around 1 and of beta around 0 at the start, as published: not the identity."""

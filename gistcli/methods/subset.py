@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from gistcli.backbones.base import Backbone
-from gistcli.methods.base import Capabilities, Merged, Method, Patch, Tuner
+from gistcli.methods.base import Capabilities, Method, Tuner
+from gistcli.methods.merged import Merged, Patch
 
 
 class Subset(Method):

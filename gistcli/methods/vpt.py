@@ -17,14 +17,8 @@ from torch.nn import functional as F
 from gistcli.backbones.base import Backbone
 from gistcli.backbones.images import ImageBackbone, require_images
 from gistcli.backbones.tokens import MakeTokens
-from gistcli.methods.base import (
-    Capabilities,
-    Merged,
-    Method,
-    Recommended,
-    Tuner,
-    full_precision,
-)
+from gistcli.methods.base import Capabilities, Method, Recommended, Tuner, full_precision
+from gistcli.methods.merged import Merged
 
 
 class Vpt(Method):

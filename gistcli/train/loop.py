@@ -112,6 +112,7 @@ def fit(
             reporter=reporter,
         )
         session.run()
+    session.require_unstopped()  # no signal is noted any more
     objective.eval()
     return _result(session, accelerator)
 

@@ -99,10 +99,17 @@ class Session:
         finally:
             self.reporter.finish("train")
             self._clock()
-        if self.stopper.signal:  # in the last step: whoever called has more to stop
-            raise self._interrupted(self.stopper.signal)
         if self.plan.select == "best" and self.best is not None:
             self.objective.tuner.load_state(self.best)
+
+    def require_unstopped(self) -> None:
+        """Raise for a signal of the last step or later: whoever called has more to stop.
+
+        Raises:
+            Interrupted: one came, and training was through.
+        """
+        if self.stopper.signal:
+            raise self._interrupted(self.stopper.signal)
 
     @property
     def _finished(self) -> bool:

@@ -24,10 +24,10 @@ from gistcli.artifacts.tensors import load_tensors
 from gistcli.artifacts.verify import Reference, verify_file
 from gistcli.backbones import open_backbone
 from gistcli.errors import Refused, StorageError, VerificationFailed, WeightsError
-from gistcli.methods.base import Merged
 from gistcli.methods.full import Full
 from gistcli.methods.gift import Gift
 from gistcli.methods.linear import Linear
+from gistcli.methods.merged import Merged
 
 METHODS = {
     "gift": Gift(rank=4),

@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 from gistcli.artifacts.peft_export import export_peft
 from gistcli.artifacts.verify import Reference
 from gistcli.errors import NotMergeable, VerificationFailed
-from gistcli.methods.base import Merged
 from gistcli.methods.full import Full
 from gistcli.methods.gift import Gift
 from gistcli.methods.linear import Linear
+from gistcli.methods.merged import Merged
 
 METHODS = {
     "attn.proj": Gift(rank=4),

@@ -32,10 +32,11 @@ from gistcli.artifacts.verify import Reference
 from gistcli.backbones import open_backbone
 from gistcli.data import Preprocess
 from gistcli.errors import NotMergeable, NotSupported, Refused, VerificationFailed, WeightsError
-from gistcli.methods.base import Merged, Method, Tuner
+from gistcli.methods.base import Method, Tuner
 from gistcli.methods.bitfit import BitFit
 from gistcli.methods.full import Full
 from gistcli.methods.gift import Gift
+from gistcli.methods.merged import Merged
 from gistcli.methods.vpt import Vpt
 from gistcli.recipe import Recipe
 from tests.backbones.hf_kinds import ARGUMENTS, network

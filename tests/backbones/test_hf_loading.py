@@ -20,7 +20,7 @@ from gistcli.artifacts.sources import weight_source
 from gistcli.backbones import open_backbone
 from gistcli.backbones.fingerprint import fingerprint
 from gistcli.errors import NotFound, NotSupported, Refused, WeightsError
-from gistcli.methods.base import Merged
+from gistcli.methods.merged import Merged
 from tests.backbones.hf_kinds import ARGUMENTS, network
 
 Save = Callable[..., Path]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -150,7 +151,7 @@ def test_peft_classifies_as_the_run_with_the_trained_head(
 
 
 def test_a_file_of_keys_and_values_is_all_that_transformers_needs(
-    place: Path, trained: Path, tmp_path: Path
+    place: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     receipt = run.merge(trained, tmp_path / "out", format="prefix", base_name="me/llama")
     assert receipt["format"] == "prefix"
@@ -167,6 +168,15 @@ def test_a_file_of_keys_and_values_is_all_that_transformers_needs(
         seen = torch.ones(1, prefix["keys"].shape[-2] + len(ids), dtype=torch.long)
         more = {"past_key_values": cache, "attention_mask": seen}
         texts.append(_greedy(base, place / "llama", prompt, **more))
+    run.merge(trained, tmp_path / "card", format="prefix", base_name=str(place / "llama"))
+    monkeypatch.chdir(tmp_path)
+    card = (tmp_path / "card" / "README.md").read_text().replace('"..."', f'"{PROMPTS[0]}"')
+    snippet = card.partition("```python\n")[2].partition("```")[0]
+    scope: dict[str, Any] = {}
+    with warnings.catch_warnings(action="error"):
+        exec(compile(snippet, "card", "exec"), scope)
+    new = scope["out"][0, scope["ids"].shape[1] :]
+    assert scope["tokenizer"].decode(new, skip_special_tokens=True).startswith(texts[0])
     run.merge(trained, tmp_path / "peft", format="peft")
     tuned = PeftModel.from_pretrained(base, tmp_path / "peft").eval()
     assert texts == [_by_peft(tuned, place / "llama", p) for p in PROMPTS]

@@ -22,6 +22,7 @@ from gistcli.artifacts.metrics_log import MetricsLog
 from gistcli.errors import Interrupted
 from gistcli.train import LogRecorder, Plan
 from gistcli.train.checkpoint import step_folders
+from gistcli.train.session import Session
 from tests.forked import Forked
 
 LAB = Path(__file__).with_name("lab.py")
@@ -176,6 +177,20 @@ def test_a_signal_saves_after_the_step_and_the_run_goes_on_bit_identical(
     state, history = run(lab, train, lab.PLAN, tmp_path)
     assert same(state, straight[0])
     assert history == straight[1]
+
+
+def test_a_signal_behind_the_last_step_is_not_lost(
+    lab: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Session.run
+
+    def late(session: Session) -> None:
+        whole(session)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Session, "run", late)
+    with pytest.raises(Interrupted, match="Stopped by SIGINT after step 21 of 21"):
+        run(lab, lab.digits("train", "flip-crop"), lab.PLAN, tmp_path)
 
 
 def test_a_signal_in_an_evaluation_does_not_wait_for_its_end(
