@@ -16,12 +16,13 @@ from torch.nn import functional as F
 from gistcli.backbones.attending import AttentionSeam
 from gistcli.backbones.fingerprint import fingerprint, read_header
 from gistcli.backbones.layout import Features, TokenLayout
+from gistcli.backbones.naming import named_sites
 from gistcli.backbones.prefix import PrefixSeam
 from gistcli.backbones.quantised import stored_elements
 from gistcli.backbones.sites import Output, Point, Site, Switch, Tap
 from gistcli.backbones.stored import StoredKeys, rows_of
 from gistcli.backbones.tokens import BlockTokens, InsertedTokens, MakeTokens, TokenHandle
-from gistcli.errors import NotMergeable, NotSupported, Refused, UnknownName, did_you_mean
+from gistcli.errors import NotMergeable, NotSupported, Refused
 
 Layers = Literal["all"] | Sequence[int]
 Modality = Literal["vision", "text"]
@@ -268,23 +269,7 @@ class Backbone(nn.Module, abc.ABC):
             UnknownName: a target that matches nothing, with what could have been meant.
             Refused: a layer that does not exist, or targets that overlap.
         """
-        sites = self.all_sites()
-        chosen = self.layer_numbers(layers)
-        found: list[Site] = []
-        missing: list[str] = []
-        for target in targets:
-            hits = [s for s in sites if _names(s, target)]
-            found += [s for s in hits if s.layer in chosen and s not in found]
-            if not hits:
-                missing.append(target)
-        if missing:
-            known = {s.role for s in sites} | {s.family_name for s in sites}
-            text = ", ".join(repr(m) for m in missing)
-            hint = " ".join(did_you_mean(m, known) for m in missing)
-            raise UnknownName(f"targets: {text} matches nothing in {self.name}.", hint)
-        _refuse_overlap(found)
-        order = {id(s): i for i, s in enumerate(sites)}
-        return sorted(found, key=lambda s: order[id(s)])
+        return named_sites(self.all_sites(), targets, self.layer_numbers(layers), self.name)
 
     def layer_numbers(self, layers: Layers) -> list[int]:
         """Block numbers from 0, sorted, without duplicates.
@@ -393,20 +378,3 @@ def initialise_head(head: nn.Linear, seed: int) -> None:
         head.weight.copy_(weight)
         if head.bias is not None:
             head.bias.zero_()
-
-
-def _names(site: Site, target: str) -> bool:
-    if target in (site.role, site.name):
-        return True
-    whole_map = site.rows is None
-    return whole_map and f".{site.module_name}".endswith(f".{target}")
-
-
-def _refuse_overlap(sites: Sequence[Site]) -> None:
-    wholes = {s.module_name for s in sites if s.rows is None}
-    twice = sorted(s.name for s in sites if s.rows is not None and s.module_name in wholes)
-    if twice:
-        raise Refused(
-            f"targets: {', '.join(twice)} is part of another target.",
-            "Name the fused map or its slices, not both.",
-        )
