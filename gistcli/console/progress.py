@@ -83,6 +83,11 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d} h"
 
 
+def number(value: float) -> str:
+    """`1,234` and `0.116`: to three figures, and to the whole from 100 on."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def _label(name: str) -> str:
     return {"samples_per_s": "samples/s"}.get(name, name.replace("_", " "))
 
@@ -92,4 +97,4 @@ def _number(name: str, value: float) -> str:
         return f"{value:.2g}"
     if "accuracy" in name:
         return f"{value:.1%}"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return number(value)

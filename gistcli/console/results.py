@@ -15,7 +15,7 @@ from rich.markup import escape
 from gistcli.console.comparisons import show_comparison, show_runs
 from gistcli.console.listed import show_list
 from gistcli.console.orderings import show_orderings
-from gistcli.console.progress import duration
+from gistcli.console.progress import duration, number
 from gistcli.console.reporter import open_console
 from gistcli.console.sweeps import show_plan, show_sweep
 from gistcli.console.tables import make_table, make_tree
@@ -151,7 +151,7 @@ def _facts(console: Console, value: Mapping[str, Any]) -> None:
     if value.get("seconds") is not None:
         facts.append(duration(value["seconds"]))
     if value.get("samples_per_second"):
-        facts.append(f"{value['samples_per_second']:,.0f} samples/s")
+        facts.append(f"{number(value['samples_per_second'])} samples/s")
     if value.get("peak_memory_bytes"):
         facts.append(f"peak memory {value['peak_memory_bytes'] / 2**30:.2f} GiB")
     if value.get("weights"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -88,21 +87,21 @@ def quality(
         reporter,
         asked.name,
     )
-    found = {OWN: _behind(held, prefix, queries)}
+    found = {OWN: _behind(held, prefix, episode, OWN)}
     found[ZERO_SHOT] = held.zero_shot([episode])[0]
     found[IN_CONTEXT] = held.behind_examples([episode], IN_CONTEXT)[0]
     other = _another(made, loaded, shown)
     if other is not None:
-        found[WRONG_TASK] = _behind(held, made.prefix(other), queries)
+        found[WRONG_TASK] = _behind(held, made.prefix(other), episode, WRONG_TASK)
     ranked = all(map(is_ranked, queries))
     metric = METRICS[0 if ranked else 1]
     return _figures(metric, found, None if other is None else other.task)
 
 
-def _behind(held: HeldOut, prefix: Prefix, queries: Sequence[Any]) -> list[Answer]:
+def _behind(held: HeldOut, prefix: Prefix, episode: Episode, condition: str) -> list[Answer]:
     tuner: Any = held.tuner
     with tuner.prefix_in_use(prefix):
-        return held.texts(queries)
+        return held.alone([episode], condition)[0]
 
 
 def _another(made: Compressor, loaded: Loaded, shown: Task) -> Episode | None:

@@ -45,6 +45,10 @@ def test_a_finished_run_shows_figures_interval_counts_files_and_the_next_command
         assert verbatim in text
 
 
+def test_the_speed_of_a_slow_run_is_not_rounded_away() -> None:
+    assert "0.116 samples/s" in shown("finetune", {**FINETUNED, "samples_per_second": 0.1162})
+
+
 def test_a_split_that_also_selected_is_called_so() -> None:
     metrics = {"val/pearson": 0.9, "test/pearson": 0.8}
     more = {"metrics": metrics, "selected_on": "val", "counts": {"test/pearson": 41}}

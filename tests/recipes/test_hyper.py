@@ -21,6 +21,7 @@ SMOL = LlamaConfig(
 COUNTS = {
     "quickstart": (104_448, 8 * 64),
     "tasks": (4_884_480, 16 * 576),
+    "symbols": (4_884_480, 16 * 576),
     "hyperpretrain": (19_988_480, 16 * 4_096),
     "hypertune": (19_988_480, 16 * 4_096),
     "adapted": (39_976_960, 16 * 4_096),

@@ -111,11 +111,13 @@ def test_a_prefix_is_measured_against_what_it_replaces(place: Path, tmp_path: Pa
     assert 0 < value["queries"] <= 10
     assert value["wrong_task"] == "copy"
     few = [{**row, "options": ["w1", "w2", "w3"]} for row in labelled_rows("few", 3)]
+    listener = Listener()
     listed = run.compress(
         place / "hyper", place / "new.jsonl", tmp_path / "few", device="cpu",
-        evaluate=write_rows(tmp_path / "few.jsonl", few),
+        evaluate=write_rows(tmp_path / "few.jsonl", few), reporter=listener,
     )  # fmt: skip
     assert "accuracy" in listed["metrics"]
+    assert listener.phases == ["few", "few zero shot", "few in context", "few wrong task"]
     write_rows(tmp_path / "free.jsonl", free_rows("free"))
     free = run.compress(
         place / "hyper", tmp_path / "free.jsonl", tmp_path / "free", device="cpu",
