@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from gistcli import run
 from gistcli.errors import BaseMismatch, NotFound, RecipeError, Refused
 from gistcli.recipe import Recipe, load_recipe
+from gistcli.recipe.points import with_values
 from tests.listening import Listener
 from tests.run.calling import call
 from tests.run.task_files import labelled_rows, task_recipe, write_tasks
@@ -119,3 +120,17 @@ def test_the_run_is_relative_to_the_recipe(place: Path, tmp_path: Path) -> None:
     assert init == f"run:{tmp_path / 'runs' / 'hyper'}"
     error = call("gist finetune", tmp_path / "recipe.yaml", "-o", tmp_path / "run", code=2)
     assert "runs/hyper" in error["error"]["message"]
+
+
+def test_a_comparison_has_a_row_and_a_curve_for_every_start(place: Path, tmp_path: Path) -> None:
+    starts, paths = [place / "hyper", place / "shared"], []
+    for start in starts:
+        started = recipe(place, "new.jsonl", start)
+        watched = with_values(started, {"eval.every": 1, "train.max_steps": 3}, "the test")
+        run.finetune(watched, output=tmp_path / start.name)
+        paths.append(tmp_path / start.name)
+    found = run.compare(paths, output=tmp_path / "compared")
+    names = [row["name"] for row in found["rows"]]
+    assert len(names) == 2
+    assert all(any(f"run:{path}" in name for name in names) for path in starts)
+    assert (tmp_path / "compared" / "curves.png").stat().st_size > 5_000
