@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gistcli.train.plan import lower_is_better
+from gistcli.figures import lower_is_better
 
 NARROW = 6
 """With more tasks than this, or with groups, the first table holds means only."""

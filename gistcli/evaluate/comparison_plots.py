@@ -17,6 +17,8 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 """Okabe and Ito's colours, told apart by readers of any colour vision; yellow is too pale."""
 MARKERS, DASHES = "osD^vPX", ("-", "--", ":", "-.")
 GREY = "0.6"
+LONGEST = 45
+"""Characters of a row's name in a legend."""
 PANELS = 20
 """Tasks that have a panel of learning curves; more would be too small to read."""
 
@@ -92,7 +94,7 @@ def plot_over_parameters(
     order = sorted(range(len(names)), key=lambda i: names[i] == "published")
     axes.legend(
         [handles[i] for i in order],
-        [names[i] for i in order],
+        [_shortened(names[i]) for i in order],
         frameon=False,
         fontsize=8,
         loc="center left",
@@ -144,10 +146,22 @@ def plot_learning_curves(
     lines = {h.get_label(): h for axes in panels for h in axes.get_lines()}
     known = [row for row in rows if row in lines]
     figure.legend(
-        [lines[row] for row in known], known, frameon=False, fontsize=8, loc="outside right upper"
+        [lines[row] for row in known],
+        [_shortened(row) for row in known],
+        frameon=False,
+        fontsize=8,
+        loc="outside right upper",
     )
     figure.suptitle(title, fontsize=9, x=0.01, ha="left")
     save_figure(figure, path)
+
+
+def _shortened(name: str) -> str:
+    """A name that leaves room for the picture: what is in its middle, of a path mostly, goes."""
+    if len(name) <= LONGEST:
+        return name
+    kept = (LONGEST - 1) // 2
+    return f"{name[:kept]}\N{HORIZONTAL ELLIPSIS}{name[-kept:]}"
 
 
 def spread(curves: Curves) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 
 from gistcli.artifacts.tuner_file import BackboneInfo, TunerInfo
 from gistcli.errors import Diverged, Interrupted
+from gistcli.figures import lower_is_better
 from gistcli.methods.base import Method
 from gistcli.recipe import Recipe
 from gistcli.reporting import SILENT, Reporter
@@ -27,7 +28,6 @@ from gistcli.run.workload import Measured, Workload
 from gistcli.train.curves import write_curves
 from gistcli.train.engine import open_accelerator
 from gistcli.train.loop import FitResult, fit
-from gistcli.train.plan import lower_is_better
 from gistcli.train.recorder import LogRecorder, Recorder, Recorders, TrackerRecorder
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from gistcli.artifacts.ledger import Ledger, PlannedRun
 from gistcli.errors import Refused, did_you_mean
+from gistcli.figures import lower_is_better
 from gistcli.recipe.points import Point, canonical
 from gistcli.run.collecting import FIGURE
 from gistcli.run.sweep_plan import Cell, SweepPlan
-from gistcli.train.plan import lower_is_better
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gistcli.errors import Refused
-
-LOWER_IS_BETTER = frozenset({"loss", "nll", "perplexity"})
-
-
-def lower_is_better(figure: str) -> bool:
-    """Whether less of a figure (`loss`, `test/loss`, `test/loss_alone`) is better."""
-    return figure.rpartition("/")[2].partition("_")[0] in LOWER_IS_BETTER
+from gistcli.figures import lower_is_better
 
 
 @dataclass(frozen=True)

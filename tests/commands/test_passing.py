@@ -117,9 +117,9 @@ CALLS: list[tuple[list[str], str, tuple[Any, ...], dict[str, Any]]] = [
         ["predict", "r", "a.png", "b", "-o", "o.csv", "--top-k", "2"],
         "predict",
         (Path("r"), [Path("a.png"), Path("b")]),
-        {"output": Path("o.csv"), "top_k": 2, "prompts": (), "max_new_tokens": None,
-         "temperature": 0.0, "seed": 0, "alpaca_eval": False, "generator": None, "model": None,
-         "device": "auto"},
+        {"output": Path("o.csv"), "top_k": 2, "prompts": (), "prefix": None,
+         "max_new_tokens": None, "temperature": 0.0, "seed": 0, "alpaca_eval": False,
+         "generator": None, "model": None, "device": "auto"},
     ),
     (
         ["merge", "r", "-o", "d", "--format", "peft", "--dtype", "bfloat16", "--scale", "0.5",

@@ -96,3 +96,13 @@ def test_runs_of_other_steps_are_averaged_where_they_have_figures() -> None:
 def test_more_rows_than_colours_differ_in_their_dashes() -> None:
     styles = {comparison_plots._style(place) for place in range(20)}
     assert len(styles) == 20
+
+
+def test_a_row_with_a_long_name_leaves_room_for_the_curves(tmp_path: Path) -> None:
+    """Matplotlib warns where the axes collapse, and warnings are errors here."""
+    names = [f"prefix (method.init=run:{'/deep' * 30}/{end})" for end in ("hyper", "shared")]
+    curves = {"task": {name: [[(0, 0.1), (5, 0.9)]] for name in names}}
+    plot_learning_curves(curves, names, tmp_path / "c.png", title="t", metric="accuracy")
+    dots = [Dot(name, 10.0, 0.5) for name in names]
+    plot_over_parameters(dots, tmp_path / "d.png", title="t", metric="accuracy")
+    assert min(p.stat().st_size for p in tmp_path.glob("*.png")) > 5_000

@@ -12,7 +12,7 @@ from gistcli.data.episodes import Episode, EpisodeOptions, SegmentSplit, WrongDo
 from gistcli.data.text import Plain
 from gistcli.evaluate.language.controls import control_losses
 from gistcli.evaluate.language.perplexity import perplexity
-from gistcli.train.plan import lower_is_better
+from gistcli.figures import lower_is_better
 from tests.data.text.tokens import words
 from tests.hyper.episodes import FAMILIES, GISTS, attach, decoder
 
