@@ -62,6 +62,7 @@ def merge_weights(
     max_drift: float | None = None,
     verified: bool = True,
     max_shard_size: str | None = None,
+    tuner: str | None = None,
     card: Callable[[Receipt], str] | None = None,
     reporter: Reporter = SILENT,
 ) -> Receipt:
@@ -76,6 +77,7 @@ def merge_weights(
         max_drift: the largest difference of a logit that is accepted for any dtype.
         verified: False writes without reading back.
         max_shard_size: of a file, such as `2GB`; None for files like those of the base.
+        tuner: SHA-256 of the run's tensors, for the receipt.
         card: makes the text of README.md.
         reporter: hears about progress.
 
@@ -109,6 +111,7 @@ def merge_weights(
             advice=rounding.advice(measured, name, low_rank=bool(plan.merged.low_rank)),
             notes=_notes(plan, measured),
             files=sorted(entry.name for entry in folder.iterdir()),
+            tuner=tuner,
         )
         finish(folder, receipt, card)
     return receipt

@@ -12,9 +12,9 @@ from typing import Any
 
 from gistcli import atomic
 from gistcli.artifacts.rounding import Rounding, lost_share, worst
+from gistcli.backbones.locating import MERGED, RECEIPT
 from gistcli.errors import Refused, StorageError
 
-RECEIPT = "merge.json"
 OURS = {
     "README.md", "adapter_config.json", "adapter_model.safetensors", "config.json",
     "model.onnx", "model.onnx.data", "model.safetensors", "onnx.json",
@@ -36,6 +36,7 @@ class Receipt:
             answer is that of the reference.
         files: names in the folder, this receipt and the card left out.
         serve: command that serves it, where one does.
+        tuner: SHA-256 of what was trained and is merged into it.
     """
 
     output: Path
@@ -51,6 +52,7 @@ class Receipt:
     agreement: float | None = None
     files: Sequence[str] = ()
     serve: str | None = None
+    tuner: str | None = None
 
     @property
     def tensors_changed(self) -> int:
@@ -75,6 +77,7 @@ class Receipt:
             "advice": self.advice,
             "notes": list(self.notes),
             "serve": self.serve,
+            MERGED: self.tuner,
             "files": list(self.files),
             "per_tensor": [r.as_dict() for r in self.rounding],
         }

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gistcli.artifacts.output import RECEIPT
 from gistcli.artifacts.rundir import RunDirectory, no_run, read_json
 from gistcli.artifacts.timm_export import PREPROCESSING
-from gistcli.backbones.locating import CONFIG, INDEX, WEIGHTS
+from gistcli.backbones.locating import CONFIG, INDEX, RECEIPT, WEIGHTS
 from gistcli.errors import NotFound, NotSupported, WeightsError
 
 

@@ -26,6 +26,10 @@ TOKENIZER = (
 )  # fmt: skip
 """Files beside the weights of a network over text; no repository has all of them."""
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+RECEIPT = "merge.json"
+"""What `gist merge` says of a folder that it wrote."""
+MERGED = "tuner_sha256"
+"""Its key for what was merged: SHA-256 of the run's tuner.safetensors."""
 
 
 @dataclass(frozen=True)

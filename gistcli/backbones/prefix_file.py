@@ -11,6 +11,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
+from gistcli.backbones.locating import MERGED, RECEIPT
 from gistcli.backbones.prefix import Prefix
 from gistcli.errors import BaseMismatch, NotFound, WeightsError
 
@@ -34,6 +35,7 @@ class Made:
         rope: parameters of the network's rotary embeddings.
         adapted: texts are read by the network with what was trained beside the hypernetwork.
         template: how the examples were put, and queries have to be (`EpisodeOptions.template`).
+        tuner: SHA-256 of the tensors of the hypernetwork's run.
     """
 
     examples: str
@@ -42,6 +44,7 @@ class Made:
     rope: Any = None
     adapted: bool = False
     template: str = "input-output"
+    tuner: str = ""
 
     def notes(self) -> dict[str, str]:
         """As the file has them."""
@@ -52,6 +55,7 @@ class Made:
             "rope_parameters": json.dumps(self.rope, sort_keys=True),
             ADAPTED: json.dumps(self.adapted),
             TEMPLATE: self.template,
+            MERGED: self.tuner,
         }
 
 
@@ -84,16 +88,21 @@ class Stored:
     prefix: Prefix
     notes: Mapping[str, str]
 
-    def require_for(self, fingerprint: str, asked: str, *, adapted: bool = False) -> None:
+    def require_for(
+        self, fingerprint: str, asked: str, *, adapted: bool = False, tuner: str = ""
+    ) -> None:
         """Whether a network reads it as the one that it was made for.
 
         Args:
             fingerprint: of the network; empty to let any pass.
             asked: who asks, for the message.
             adapted: texts are read with what was trained on that network beside a hypernetwork.
+            tuner: SHA-256 of what was, or of what is merged into the network; empty where nobody
+                knows.
 
         Raises:
-            BaseMismatch: made for another network, or for this one once it was adapted, or before.
+            BaseMismatch: made for another network, for this one once it was adapted, or before, or
+                for one that another run adapted.
         """
         there, own = self.notes.get("base_fingerprint", ""), self.notes.get(ADAPTED) == "true"
         same = not there or not fingerprint or there == fingerprint
@@ -104,6 +113,7 @@ class Stored:
                     "prefixes, not for the network itself.",
                     "Write that network with `gist merge RUN -o DIR`, and use DIR as the model.",
                 )
+            self._require_same_run(tuner, asked)
             return  # the merged network has a fingerprint of its own
         if not same:
             raise BaseMismatch(
@@ -118,21 +128,42 @@ class Stored:
                 "read by one that was adapted to prefixes.",
                 "Use the model that it was made for.",
             )
+        if adapted:
+            self._require_same_run(tuner, asked)
+
+    def _require_same_run(self, tuner: str, asked: str) -> None:
+        own = self.notes.get(MERGED, "")
+        if own and tuner and own != tuner:
+            raise BaseMismatch(
+                f"{asked}: the prefix in {self.path} is for a network that another run adapted "
+                f"(tensors {own[:12]}, here {tuner[:12]}).",
+                "Use the run that made it, or what `gist merge` writes of that run.",
+            )
 
 
-def read_prefix(path: Path, fingerprint: str) -> Prefix:
+def merged_into(folder: str | Path | None) -> str:
+    """SHA-256 of the tensors that `gist merge` put into a folder; empty where nothing says so."""
+    try:
+        found = json.loads((Path(folder or "") / RECEIPT).read_text(encoding="utf-8"))
+        return str(found[MERGED] or "")
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def read_prefix(path: Path, fingerprint: str, tuner: str = "") -> Prefix:
     """The prefix of a file, for `method.init`.
 
     Args:
         path: of the file.
         fingerprint: of the network that it is for; empty to take that of any.
+        tuner: what is merged into that network (`merged_into`).
 
     Raises:
         NotFound, WeightsError: as `open_prefix`.
         BaseMismatch: as `Stored.require_for`.
     """
     stored = open_prefix(path, "method.init")
-    stored.require_for(fingerprint, "method.init")
+    stored.require_for(fingerprint, "method.init", tuner=tuner)
     return stored.prefix
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from gistcli.backbones.base import Backbone
 from gistcli.backbones.prefix import Prefix, prefix_of
-from gistcli.backbones.prefix_file import AXES, read_prefix
+from gistcli.backbones.prefix_file import AXES, merged_into, read_prefix
 from gistcli.errors import RecipeError, Refused, WeightsError
 from gistcli.methods.base import Capabilities, Method, Recommended, Tuner, full_precision
 
@@ -144,7 +144,11 @@ class PrefixTuner(Tuner):
                 "Run it by `gist finetune`, or make the file with `gist compress`.",
             )
         fingerprint = self.backbone.fingerprint
-        self.take(self._of_words() if init == "words" else read_prefix(Path(init), fingerprint))
+        if init == "words":
+            self.take(self._of_words())
+            return
+        tuner = merged_into(self.backbone.origin.config.get("folder"))
+        self.take(read_prefix(Path(init), fingerprint, tuner))
 
     def take(self, found: Prefix) -> None:
         """Go on from a prefix.

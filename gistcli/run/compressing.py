@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from gistcli.artifacts.output import RECEIPT, check_output
+from gistcli.artifacts.output import check_output
 from gistcli.artifacts.prefix_export import Front, flattened, write_front
 from gistcli.artifacts.rundir import read_json
 from gistcli.artifacts.text_export import at_tokens
 from gistcli.artifacts.verify import Reference
+from gistcli.backbones.locating import RECEIPT
 from gistcli.backbones.prefix import Prefix
 from gistcli.backbones.streaming import compute
 from gistcli.data.episodes import Task

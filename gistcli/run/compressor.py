@@ -34,12 +34,14 @@ class Compressor:
         encoder: of examples, by the options of the run.
         name: of the run, for messages.
         precision: fp32 or bf16 autocast.
+        state: SHA-256 of the run's tensors.
     """
 
     tuner: HyperTuner
     encoder: EpisodeEncoder
     name: str
     precision: str = "fp32"
+    state: str = ""
 
     def read(self, task: Task, reporter: Reporter) -> Episode:
         """The items of a task as far as they fit, which is told where some do not.
@@ -81,6 +83,7 @@ class Compressor:
             rope=getattr(self.tuner.network.config, "rope_parameters", None),
             adapted=self.adapted,
             template=self.encoder.options.template,
+            tuner=self.state,
         )
 
 
@@ -107,7 +110,7 @@ def compressor(
         symbols=False,
         template=info.extra.get("template", "input-output"),
     )
-    return Compressor(tuner, EpisodeEncoder(tokenizer, options), name, precision)
+    return Compressor(tuner, EpisodeEncoder(tokenizer, options), name, precision, info.sha256)
 
 
 def read_examples(path: Path) -> Task:

@@ -13,12 +13,13 @@ from gistcli.artifacts.card import CardFacts, model_card
 from gistcli.artifacts.form import Form
 from gistcli.artifacts.merge import FORMS, merge_weights, tuned_form
 from gistcli.artifacts.onnx_export import PixelsToLogits, export_onnx, require_onnx
-from gistcli.artifacts.output import RECEIPT, Receipt, check_output
+from gistcli.artifacts.output import Receipt, check_output
 from gistcli.artifacts.peft_export import export_peft
 from gistcli.artifacts.plan import MergePlan, plan_merge
 from gistcli.artifacts.prefix_export import export_front, front_of, require_front
 from gistcli.artifacts.sharding import parse_size
 from gistcli.artifacts.verify import Reference
+from gistcli.backbones.locating import RECEIPT
 from gistcli.backbones.seq2seq import Seq2Seq
 from gistcli.data import open_catalog
 from gistcli.errors import GistError, NotSupported, Refused, UnknownName, did_you_mean
@@ -85,7 +86,7 @@ def merge(
         )
     # in the stored dtype also where the run computed in less: the merge starts from that
     loaded = open_target(target, model=model, device="cpu", dtype="auto", streamed=True)
-    loaded.require_run("merge")
+    _, info, _ = loaded.require_run("merge")
     kind = format or loaded.backbone.library
     of_text = loaded.backbone.modality == "text"
     if of_text and kind == "onnx":
@@ -127,7 +128,7 @@ def merge(
         name = base_name or loaded.backbone.name
         receipt = export_peft(plan, name, form, output, reference=reference, **common)
     else:
-        common["max_shard_size"] = max_shard_size
+        common |= {"max_shard_size": max_shard_size, "tuner": info.sha256 or None}
         receipt = merge_weights(plan, form, output, reference=reference, **common)
     _say(receipt, reporter)
     return receipt.as_dict()

@@ -8,7 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from gistcli.backbones.prefix import Prefix
-from gistcli.backbones.prefix_file import FILE, TEMPLATE, TOKENIZER, Stored, open_prefix
+from gistcli.backbones.prefix_file import (
+    FILE,
+    TEMPLATE,
+    TOKENIZER,
+    Stored,
+    merged_into,
+    open_prefix,
+)
 from gistcli.backbones.sites import Switch
 from gistcli.data.episodes.encoding import put
 from gistcli.data.text import Completion, Example, Plain, Tokenizer
@@ -45,7 +52,10 @@ def open_front(path: Path, loaded: Loaded, tokenizer: Tokenizer) -> Stored:
             "Give the run of the hypernetwork that made the prefix, or the folder of its network.",
         )
     stored = open_prefix(path / FILE if path.is_dir() else path, ASKED)
-    stored.require_for(backbone.fingerprint, ASKED, adapted=adapted)
+    tuner_hash = merged_into(backbone.origin.config.get("folder"))
+    if loaded.info is not None:
+        tuner_hash = loaded.info.sha256
+    stored.require_for(backbone.fingerprint, ASKED, adapted=adapted, tuner=tuner_hash)
     if stored.notes.get(TOKENIZER) not in (None, tokenizer_hash(tokenizer)):
         raise BaseMismatch(
             f"{ASKED}: the prefix in {stored.path} was made with another tokenizer than that of "

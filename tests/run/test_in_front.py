@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from gistcli import run
 from gistcli.assets import LLAMA, nano_folder
+from gistcli.atomic import sha256
 from gistcli.backbones.prefix import cache_name
 from gistcli.backbones.prefix_file import FILE
 from gistcli.data.episodes import class_to_label
@@ -78,6 +79,34 @@ def test_an_adapted_network_reads_its_own_prefix_and_no_other(place: Path) -> No
         error = ask(target, place, "--prefix", place / prefix, code=1)["error"]
         assert error["type"] == "BaseMismatch"
         assert words in error["message"]
+
+
+def test_merged_networks_know_which_run_adapted_them(place: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(ADAPTED, tmp_path / "other"))
+    tensors = load_file(other / "tuner.safetensors")
+    tensors["hyper.gists"] += 0.1
+    save_file(tensors, other / "tuner.safetensors")
+    info = json.loads((other / "tuner.json").read_text())
+    info["sha256"] = sha256(other / "tuner.safetensors")
+    (other / "tuner.json").write_text(json.dumps(info))
+    own = Path(shutil.copytree(ADAPTED, tmp_path / "own"))
+    for target in (own, other):
+        figures = {"examples": {}, "metrics": {}, "intervals": {}}
+        (target / "result.json").write_text(json.dumps(figures))
+        run.merge(target, tmp_path / f"{target.name}-merged", verify=False)
+    front = ("--prefix", place / "adapted")
+    found = [ask(target, place, *front)["predictions"]
+             for target in (ADAPTED, tmp_path / "own-merged")]  # fmt: skip
+    assert found[0] == found[1]
+    for target in (other, tmp_path / "other-merged"):
+        error = ask(target, place, *front, code=1)["error"]
+        assert error["type"] == "BaseMismatch"
+        assert "another run adapted" in error["message"]
+    file = place / "adapted" / FILE
+    start = ("--set", "method.length=8", "--set", f"method.init={file}", "-o", tmp_path / "run")
+    error = call("gist finetune --method prefix --model", tmp_path / "other-merged", "--data",
+                 place / "examples.jsonl", *start, code=1)["error"]  # fmt: skip
+    assert "another run adapted" in error["message"]
 
 
 def test_prefixes_that_a_target_cannot_read_are_refused_in_a_line(
