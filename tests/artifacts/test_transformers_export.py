@@ -26,6 +26,7 @@ from gistcli.artifacts.form import Form
 from gistcli.artifacts.merge import merge_weights, tuned_form
 from gistcli.artifacts.peft_export import export_peft
 from gistcli.artifacts.plan import MergePlan, plan_merge
+from gistcli.artifacts.predictions import read_csv
 from gistcli.artifacts.targets import kind_of, open_merged
 from gistcli.artifacts.transformers_export import TransformersForm
 from gistcli.artifacts.verify import Reference
@@ -339,14 +340,18 @@ def test_the_pipeline_answers_as_the_run_does(finished: Path, tmp_path: Path) ->
         picture.save(pictures[-1])
     for target in ("run", "out"):
         run.predict(finished / target, pictures, output=tmp_path / f"{target}.csv", device="cpu")
-    rows = (tmp_path / "run.csv").read_text()
-    assert rows == (tmp_path / "out.csv").read_text()
-    ours = [line.split(",")[1] for line in rows.splitlines()[1:]]
+    ours, theirs = (read_csv(tmp_path / f"{target}.csv") for target in ("run", "out"))
+    for mine, other in zip(ours, theirs, strict=True):
+        assert (mine["file"], mine["class"]) == (other["file"], other["class"])
+        rates = [key for key in mine if mine[key].startswith("0.")]
+        for key in rates:  # the last digit may be rounded otherwise
+            assert float(other[key]) == pytest.approx(float(mine[key]), abs=2e-6), key
+        assert len(rates) == 5
     processor = AutoImageProcessor.from_pretrained(finished / "out", backend="pil")
     classify = pipeline(
         "image-classification", model=str(finished / "out"), image_processor=processor
     )
-    assert [classify(str(p))[0]["label"] for p in pictures] == ours
+    assert [classify(str(p))[0]["label"] for p in pictures] == [row["class"] for row in ours]
     plain = pipeline("image-classification", model=str(finished / "out"))
     assert len(plain(str(pictures[0]))) == 5
 
