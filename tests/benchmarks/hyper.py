@@ -4,7 +4,7 @@ Run: python -m tests.benchmarks.hyper RUNS -o tests/benchmarks/hyper.md --ship
      --picture recipes/images/prefix-tuning.png
 
 RUNS is a folder for the demos: what is there already is not trained again. --ship puts the first
-seed's hypernetworks into tests/hyper/checkpoints. One thread; some ten minutes of a processor for
+seed's runs into tests/hyper/checkpoints. One thread; some ten minutes of a processor for
 each seed.
 """
 
@@ -29,20 +29,22 @@ from tests.benchmarks.tables import header
 from tests.hyper import nano
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "hyper" / "quickstart.yaml"
-SHIPPED = {"hyper": "frozen", "adapted": "adapted"}
+SHIPPED = {"hyper": "frozen", "adapted": "adapted", "shared": "shared"}
 """Run of a demo -> its place among the checkpoints."""
 Found = Sequence[Mapping[str, Any]]
 """What the demos returned, by seed."""
 
 
 def ship(path: Path, folder: Path) -> None:
-    """Of a run what `gist compress` needs, without the paths of the machine that made it."""
+    """Of a run what others go on from, without the paths of the machine that made it."""
+    folder.mkdir(exist_ok=True)
     with atomic_file(folder / "tuner.safetensors") as file:
         file.write_bytes((path / "tuner.safetensors").read_bytes())
     info = json.loads((path / "tuner.json").read_text())
     recipe = yaml.safe_load((path / "recipe.yaml").read_text())
-    for tree in (info["method"], recipe):
-        tree["hyper"]["init"] = None
+    for hyper in (info["method"].get("hyper"), recipe["hyper"]):
+        if hyper is not None:
+            hyper["init"] = None
     info["backbone"]["path"] = None
     recipe["output"]["dir"] = "auto"
     write_json(folder / "tuner.json", info)
