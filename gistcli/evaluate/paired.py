@@ -92,6 +92,11 @@ def resampled_means(
     return np.concatenate([rng.multinomial(n, shares_K, b) @ distinct_K / n for b in sizes])
 
 
+def interval_of_mean(values_N: np.ndarray) -> tuple[float, float]:
+    """95 % of the mean, over its values (bootstrap): what others of their kind would have given."""
+    return percentile_interval(resampled_means(values_N, np.random.default_rng(ENTROPY)))
+
+
 def paired(row: Outcomes, reference: Outcomes, name: str, resamples: int = RESAMPLES) -> Resampled:
     """Accuracy of a row minus that of a reference on one task, both averaged over their seeds.
 

@@ -87,21 +87,15 @@ def quality(
         reporter,
         asked.name,
     )
-    found = {OWN: _behind(held, prefix, episode, OWN)}
+    found = {OWN: held.behind_prefixes([episode], prefix)[0]}
     found[ZERO_SHOT] = held.zero_shot([episode])[0]
     found[IN_CONTEXT] = held.behind_examples([episode], IN_CONTEXT)[0]
     other = _another(made, loaded, shown)
     if other is not None:
-        found[WRONG_TASK] = _behind(held, made.prefix(other), episode, WRONG_TASK)
+        found[WRONG_TASK] = held.behind_prefixes([episode], made.prefix(other), WRONG_TASK)[0]
     ranked = all(map(is_ranked, queries))
     metric = METRICS[0 if ranked else 1]
     return _figures(metric, found, None if other is None else other.task)
-
-
-def _behind(held: HeldOut, prefix: Prefix, episode: Episode, condition: str) -> list[Answer]:
-    tuner: Any = held.tuner
-    with tuner.prefix_in_use(prefix):
-        return held.alone([episode], condition)[0]
 
 
 def _another(made: Compressor, loaded: Loaded, shown: Task) -> Episode | None:

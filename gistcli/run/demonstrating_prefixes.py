@@ -31,7 +31,7 @@ from gistcli.evaluate.language.held_out import (
 )
 from gistcli.evaluate.language.records import write_json_lines
 from gistcli.evaluate.language.tuned import TunedPrefixes, mean_of, random_like
-from gistcli.evaluate.paired import ENTROPY, percentile_interval, resampled_means
+from gistcli.evaluate.paired import interval_of_mean
 from gistcli.hyper.hyperllama import HyperTuner
 from gistcli.methods.prefix import PrefixTuning
 from gistcli.recipe import Recipe
@@ -204,7 +204,7 @@ def _rows(scores: Scores) -> list[dict[str, Any]]:
 def _ordering(scores: Scores, above: str, below: str, step: int) -> dict[str, Any]:
     """A difference over tasks, and whether it is what the paper says."""
     gaps = scores[above][step] - scores[below][step]
-    low, high = percentile_interval(resampled_means(gaps, np.random.default_rng(ENTROPY)))
+    low, high = interval_of_mean(gaps)
     verdict = "holds" if low > 0 else "reversed" if high < 0 else "open"
     return {
         "above": above, "below": below, "steps": step, "difference": float(gaps.mean()),

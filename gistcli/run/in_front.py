@@ -52,10 +52,9 @@ def open_front(path: Path, loaded: Loaded, tokenizer: Tokenizer) -> Stored:
             "Give the run of the hypernetwork that made the prefix, or the folder of its network.",
         )
     stored = open_prefix(path / FILE if path.is_dir() else path, ASKED)
-    tuner_hash = merged_into(backbone.origin.config.get("folder"))
-    if loaded.info is not None:
-        tuner_hash = loaded.info.sha256
-    stored.require_for(backbone.fingerprint, ASKED, adapted=adapted, tuner=tuner_hash)
+    info, folder = loaded.info, backbone.origin.config.get("folder")
+    trained = merged_into(folder) if info is None else info.sha256
+    stored.require_for(backbone.fingerprint, ASKED, adapted=adapted, tuner=trained)
     if stored.notes.get(TOKENIZER) not in (None, tokenizer_hash(tokenizer)):
         raise BaseMismatch(
             f"{ASKED}: the prefix in {stored.path} was made with another tokenizer than that of "

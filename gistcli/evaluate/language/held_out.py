@@ -133,17 +133,12 @@ class HeldOut:
             prefix: of each of them in its order, or N = 1 for all.
             condition: named in the phase.
         """
-        with self._told(condition, sum(len(e.queries) for e in episodes)) as advance:
-            rankings = self._ranked(episodes, _Behind(self._hyper, prefix))
-            found: Answers = []
-            for e, episode in enumerate(episodes):
-                open_ = [q for q in range(len(episode.queries)) if (e, q) not in rankings]
-                queries = [episode.queries[q] for q in open_]
-                with self._hyper.prefix_in_use(_of_rows(prefix, [e])):
-                    written = self._written(queries, [query.prompt.tolist() for query in queries])
-                found.append(_merged(episode, e, rankings, written))
-                advance(len(episode.queries))
-        return found
+
+        def written(place: int, queries: Sequence[Query]) -> list[Answer]:
+            with self._hyper.prefix_in_use(_of_rows(prefix, [place])):
+                return self._written(queries, [query.prompt.tolist() for query in queries])
+
+        return self._answered(episodes, condition, _Behind(self._hyper, prefix), written)
 
     @property
     def _hyper(self) -> HyperTuner:
@@ -156,16 +151,44 @@ class HeldOut:
         Options are ranked in single passes over examples and options, in which a row has many of
         them; texts are written behind the prefix, or the examples.
         """
-        count = sum(len(episode.queries) for episode in episodes)
-        with self._told(condition, count) as advance:
-            tuner = self._hyper
-            forward = tuner.in_context if condition == IN_CONTEXT else tuner
-            rankings = self._ranked(episodes, lambda part, batch: (batch, forward(batch)))
+        tuner = self._hyper
+        forward = tuner.in_context if condition == IN_CONTEXT else tuner
+        return self._answered(
+            episodes,
+            condition,
+            lambda part, batch: (batch, forward(batch)),
+            lambda place, queries: self._written_behind(episodes[place], queries, condition),
+        )
+
+    def _answered(
+        self,
+        episodes: Sequence[Episode],
+        condition: str,
+        forward: Forward,
+        written: Callable[[int, Sequence[Query]], list[Answer]],
+    ) -> Answers:
+        """Queries with options by how likely these are, others by what is written.
+
+        Args:
+            episodes: the queries.
+            condition: named in the phase.
+            forward: of candidates.
+            written: place of an episode and its queries without options -> their answers.
+        """
+        with self._told(condition, sum(len(e.queries) for e in episodes)) as advance:
+            rankings = self._ranked(episodes, forward)
             found: Answers = []
-            for e, episode in enumerate(episodes):
-                open_ = [q for q in range(len(episode.queries)) if (e, q) not in rankings]
-                written = self._written_behind(episode, open_, condition) if open_ else []
-                found.append(_merged(episode, e, rankings, written))
+            for place, episode in enumerate(episodes):
+                open_ = [q for i, q in enumerate(episode.queries) if (place, i) not in rankings]
+                texts = iter(written(place, open_) if open_ else ())
+                found.append(
+                    [
+                        _chosen(query, rankings[place, i])
+                        if (place, i) in rankings
+                        else next(texts)
+                        for i, query in enumerate(episode.queries)
+                    ]
+                )
                 advance(len(episode.queries))
         return found
 
@@ -200,10 +223,10 @@ class HeldOut:
         ]
 
     def _written_behind(
-        self, episode: Episode, chosen: Sequence[int], condition: str
+        self, episode: Episode, queries: Sequence[Query], condition: str
     ) -> list[Answer]:
         """Texts behind the examples of an episode."""
-        queries, tuner = [episode.queries[q] for q in chosen], self._hyper
+        tuner = self._hyper
         if condition != IN_CONTEXT and tuner.method.hyper.compresses:
             with tuner.prefix_in_use(compressed(tuner, [episode], self.encoder, self.precision)):
                 return self._written(queries, [query.prompt.tolist() for query in queries])
@@ -279,17 +302,6 @@ def _of_rows(prefix: Prefix, rows: Sequence[int]) -> Prefix:
     if prefix.keys.shape[1] == 1:
         return prefix
     return Prefix(prefix.keys[:, rows], prefix.values[:, rows])
-
-
-def _merged(
-    episode: Episode, place: int, rankings: Rankings, written: Sequence[Answer]
-) -> list[Answer]:
-    """The answers to an episode's queries in their order: the written ones fill the gaps."""
-    texts = iter(written)
-    return [
-        _chosen(query, rankings[place, q]) if (place, q) in rankings else next(texts)
-        for q, query in enumerate(episode.queries)
-    ]
 
 
 def compressed(

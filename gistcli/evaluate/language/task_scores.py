@@ -10,7 +10,7 @@ import numpy as np
 
 from gistcli.data.episodes import Episode
 from gistcli.evaluate.language.held_out import OWN, Answers, is_ranked
-from gistcli.evaluate.paired import ENTROPY, percentile_interval, resampled_means
+from gistcli.evaluate.paired import interval_of_mean
 
 METRICS = ("accuracy", "rouge_l")
 """Of tasks whose queries have options, and of the others."""
@@ -38,12 +38,8 @@ class TaskScores:
 
         A single task says nothing about others.
         """
-        found = {}
         several = {name: values for name, values in self._values().items() if len(values) > 1}
-        for name, values in several.items():
-            rng = np.random.default_rng(ENTROPY)
-            found[name] = list(percentile_interval(resampled_means(np.array(values), rng)))
-        return found
+        return {name: [*interval_of_mean(np.array(values))] for name, values in several.items()}
 
     def counts(self) -> dict[str, int]:
         """How many tasks each figure is a mean of."""
